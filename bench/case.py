@@ -1,0 +1,101 @@
+"""A case is one op, or a model, at one shape, and the ways of doing it that are to be compared."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+# One vocabulary of ways, so that a ratio can be taken over cases and --way can be checked.
+WAYS = (
+    "torch fp32",
+    "torch bf16",
+    "torch compiled",
+    "torch._int_mm",
+    "quantize_dynamic (onednn)",
+    "torchao int8",
+    "torchao int8 compiled",
+    "ours",
+    "ours bf16",
+    "ours + torch.compile",
+    "ours triton",
+)
+
+
+class Unavailable(Exception):
+    """This way cannot be had here; the message is the reason, and what to install or use."""
+
+
+def largest_error(output: Tensor, expected: Tensor) -> float:
+    """max|output - expected| / max|expected|, in float32."""
+    output, expected = output.float(), expected.float()
+    return ((output - expected).abs().max() / expected.abs().max()).item()
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of doing it, ready to be called; what differs from the case's own figures."""
+
+    call: Callable[[], Any]
+    dtype: str | None = None  # None: the case's
+    tolerance: float | None = None  # None: the case's
+    extra: Mapping[str, float] = field(default_factory=dict)  # bytes and counts, by name
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a case function returns. Every way must compute what the first one does."""
+
+    dtype: str  # of what goes in and comes out: "float32"
+    flops: int  # of the mathematics, so the same for every way of doing it; 2 per multiply-add
+    bytes: int  # that must move at the least, with the op's own formats
+    tolerance: float  # the largest error that is not a fault
+    # By name; the first is the baseline. Each is built only when it is wanted, and may raise
+    # Unavailable. A bare callable stands for Way(callable).
+    ways: Mapping[str, Callable[[], Way | Callable[[], Any]]]
+    output: Callable[[Any], Tensor] = lambda output: output  # what of a way's result is compared
+    error: Callable[[Tensor, Tensor], float] = largest_error
+    kind: str = "op"  # or "model": which table it goes to
+
+    def __post_init__(self):
+        """Refuse names outside the vocabulary."""
+        unknown = [name for name in self.ways if name not in WAYS]
+        if unknown:
+            raise ValueError(f"ways must be among {WAYS}, got {unknown}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered case: how to build it on a device, and whether it runs when none is named."""
+
+    build: Callable[[str], Case]
+    default: bool
+
+
+CASES: dict[tuple[str, str], Entry] = {}  # by case and shape name
+
+
+def case(default: bool = True, **shapes: tuple) -> Callable:
+    """Register a function under its name, once for each named shape.
+
+    default: False for shapes that run only when their case or shape is asked for by name.
+    shapes: arguments of the function by name of the shape; the device comes last.
+    """
+
+    def register(build: Callable[..., Case]) -> Callable[..., Case]:
+        for shape, sizes in shapes.items():
+            CASES[build.__name__, shape] = Entry(
+                lambda device, sizes=sizes: build(*sizes, device), default
+            )
+        return build
+
+    return register
+
+
+def load_cases() -> dict[tuple[str, str], Entry]:
+    """Import every module in cases/, each of which registers its own."""
+    for module in sorted((Path(__file__).parent / "cases").glob("[!_]*.py")):
+        import_module(f"{__package__}.cases.{module.stem}")
+    return CASES

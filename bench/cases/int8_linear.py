@@ -1,0 +1,74 @@
+"""int8_linear at the sizes of a transformer's layers, against every int8 linear layer of torch."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from green_kernels import ops
+
+from .. import peers
+from ..case import Case, Way, case
+from ..triton_way import triton
+
+SHAPES = {
+    "1x4096x4096": (1, 4096, 4096),  # M, K, N: decoding
+    "16x4096x4096": (16, 4096, 4096),  # a small batch of it
+    "128x1024x4096": (128, 1024, 4096),
+    "512x4096x4096": (512, 4096, 4096),  # prefill
+    "4096x384x1536": (4096, 384, 1536),  # MiniLM's MLP at 32 x 128 tokens
+}
+
+
+@case(**{name: (*shape, torch.float32) for name, shape in SHAPES.items()})
+@case(default=False, **{f"{name}-bf16": (*s, torch.bfloat16) for name, s in SHAPES.items()})
+def int8_linear(m, k, n, dtype, device):
+    """y = x @ w.T + bias, w within the rounding of int8, in and out in dtype."""
+    x = torch.randn(m, k, device=device).to(dtype)
+    w_q, w_scale = ops.quantize_rows(torch.randn(n, k, device=device) / k**0.5)
+    bias = torch.randn(n, device=device, dtype=dtype)
+    linear = nn.Linear(k, n, device=device, dtype=dtype)
+    linear.weight.data, linear.bias.data = (w_q * w_scale[:, None]).to(dtype), bias
+
+    def bf16():
+        x_16, w_16, bias_16 = x.bfloat16(), linear.weight.bfloat16(), bias.bfloat16()
+        return Way(lambda: F.linear(x_16, w_16, bias_16), dtype="bfloat16")
+
+    def of(module):
+        return lambda: module(x)
+
+    def torchao_compiled():
+        return of(peers.torchao_compiled(linear, lambda layer: layer(x)))
+
+    def int_mm():
+        def call():
+            amax = x.float().abs().amax(1, keepdim=True).clamp(min=2.0**-100)
+            x_q = (x * (127 / amax)).round().clamp(-127, 127).to(torch.int8)
+            acc = peers.int_mm(x_q, w_q).float()
+            return (acc * (amax / 127) * w_scale + bias).to(dtype)
+
+        return call
+
+    def ours():
+        w_packed = ops.pack_weight(w_q)
+        return lambda: ops.int8_linear(x, w_q, w_scale, bias, w_packed=w_packed)
+
+    ways = {
+        "torch fp32": lambda: of(linear),
+        "torch bf16": bf16,
+        "quantize_dynamic (onednn)": lambda: of(peers.quantize_dynamic(linear, device)),
+        "torchao int8": lambda: of(peers.torchao(linear)),
+        "torchao int8 compiled": torchao_compiled,
+        "torch._int_mm": int_mm,
+        "ours": ours,
+        "ours triton": lambda: triton(ours(), device),
+    }
+    if dtype != torch.float32:  # quantize_dynamic takes float32 only
+        del ways["torch fp32"], ways["quantize_dynamic (onednn)"]
+    size = x.element_size()
+    return Case(
+        dtype=str(dtype).removeprefix("torch."),
+        flops=2 * m * n * k,
+        bytes=size * m * k + n * k + (4 + size) * n + size * m * n,
+        tolerance=0.04,  # of rounding x to int8, by rows or by tensors
+        ways=ways,
+    )

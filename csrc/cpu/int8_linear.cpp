@@ -1,0 +1,40 @@
+// int8_linear, CPU: int8_matmul, whose left matrix is rounded to int8 as each block is needed.
+#include "../common.h"
+#include "int8_matmul.h"
+#include "rows.h"
+
+namespace green_kernels {
+namespace {
+
+Tensor int8_linear(const Tensor& x_in, const Tensor& w_q, const Tensor& w_scale,
+                   const OptTensor& bias, Act act, const OptTensor& residual,
+                   const OptScalarType& out_dtype, const OptTensor& w_packed) {
+  check_int8_linear(x_in, w_q, w_scale, bias, residual);
+  const Tensor x = dense(x_in);
+  const Float dtype = to_float(x, "x");
+  const int64_t K = w_q.size(1), bytes = x.element_size();
+  const auto* from = static_cast<const char*>(x.const_data_ptr());
+  const FillRows fill = [=](int64_t first, int64_t last, uint8_t* x_u8, float* scale) {
+    std::vector<float> wide(dtype == Float::kFloat32 ? 0 : K);
+    for (int64_t m = first; m < last; ++m, x_u8 += K, ++scale) {
+      const char* row = from + m * K * bytes;
+      if (!wide.empty()) widen(row, dtype, K, wide.data());
+      *scale = quantize_row(wide.empty() ? reinterpret_cast<const float*>(row) : wide.data(), K,
+                            kUnsignedZero, x_u8);
+    }
+  };
+  return int8_product(rows(x), fill, w_q, w_scale, bias, act, residual,
+                      sizes_with_last(x, w_q.size(0)), out_dtype.value_or(x.scalar_type()),
+                      w_packed);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(green_kernels, CPU, m) { m.impl("int8_linear", TORCH_BOX(&int8_linear)); }
+
+// An opaque w_packed makes the dispatcher look here.
+STABLE_TORCH_LIBRARY_IMPL(green_kernels, MkldnnCPU, m) {
+  m.impl("int8_linear", TORCH_BOX(&int8_linear));
+}
+
+}  // namespace green_kernels

@@ -1,0 +1,86 @@
+// Values of a dtype that is known only at run time, as float32: for what a kernel reads or writes
+// once, where a branch is cheaper than a kernel for each combination of dtypes.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <type_traits>
+
+#include "../types.h"
+
+namespace green_kernels {
+
+__device__ __forceinline__ float to_float32(float x) { return x; }
+__device__ __forceinline__ float to_float32(__half x) { return __half2float(x); }
+__device__ __forceinline__ float to_float32(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <typename T>
+__device__ __forceinline__ T from_float32(float x);
+template <>
+__device__ __forceinline__ float from_float32<float>(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ __half from_float32<__half>(float x) {
+  return __float2half_rn(x);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float32<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+// N values that move together.
+template <typename T, int N>
+struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Vector {
+  T values[N];
+};
+
+// Calls f with a null pointer to the type of `dtype`.
+template <typename F>
+__device__ __forceinline__ void with_type(Float dtype, F&& f) {
+  switch (dtype) {
+    case Float::kFloat32:
+      return f(static_cast<float*>(nullptr));
+    case Float::kFloat16:
+      return f(static_cast<__half*>(nullptr));
+    case Float::kBFloat16:
+      return f(static_cast<__nv_bfloat16*>(nullptr));
+  }
+}
+
+// Reads four values from `offset` on: at once where `wide`, else the first `count` of them.
+__device__ __forceinline__ void load4(const void* from, Float dtype, int64_t offset, int count,
+                                      bool wide, float (&to)[4]) {
+  with_type(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const T* source = static_cast<const T*>(from) + offset;
+    if (wide) {
+      const auto vector = *reinterpret_cast<const Vector<T, 4>*>(source);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) to[i] = to_float32(vector.values[i]);
+    } else {
+      for (int i = 0; i < 4; ++i)
+        if (i < count) to[i] = to_float32(source[i]);
+    }
+  });
+}
+
+// Rounds four values once and writes them likewise.
+__device__ __forceinline__ void store4(void* to, Float dtype, int64_t offset, int count, bool wide,
+                                       const float (&from)[4]) {
+  with_type(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    T* target = static_cast<T*>(to) + offset;
+    if (wide) {
+      Vector<T, 4> vector;
+      for (int i = 0; i < 4; ++i) vector.values[i] = from_float32<T>(from[i]);
+      *reinterpret_cast<Vector<T, 4>*>(target) = vector;
+    } else {
+      for (int i = 0; i < 4; ++i)
+        if (i < count) target[i] = from_float32<T>(from[i]);
+    }
+  });
+}
+
+}  // namespace green_kernels

@@ -1,0 +1,40 @@
+// int8_linear, CUDA: the torch side.
+#include "int8_linear.h"
+
+#include "../common.h"
+#include "operands.h"
+#include "stream.h"
+
+namespace green_kernels {
+namespace {
+
+Tensor int8_linear(const Tensor& x_in, const Tensor& w_q_in, const Tensor& w_scale_in,
+                   const OptTensor& bias_in, Act act, const OptTensor& residual_in,
+                   const OptScalarType& out_dtype, const OptTensor& w_packed) {
+  check_int8_linear(x_in, w_q_in, w_scale_in, bias_in, residual_in);
+  const DeviceGuard guard(x_in.get_device_index());
+  const Tensor x = dense(x_in);
+  const int64_t M = rows(x), N = w_q_in.size(0), K = w_q_in.size(1);
+  const ScalarType dtype = out_dtype.value_or(x.scalar_type());
+  to_float(dtype, "out_dtype");
+  Tensor y = torch::stable::new_empty(x, sizes_with_last(x, N), dtype);
+
+  const Tensor w_q = with_aligned_rows(w_q_in, w_packed), w_scale = dense(w_scale_in);
+  const OptTensor bias = dense(bias_in), residual = dense(residual_in);
+  const Int8Matmul matmul = int8_matmul_arguments(w_q, w_scale, bias, residual, act, y, M, N, K);
+  Tensor x_q = torch::stable::new_empty(x, {M, matmul.x_q_stride}, ScalarType::Char);
+  Tensor x_scale = torch::stable::new_empty(x, {M}, ScalarType::Float);
+  const char* error =
+      int8_linear_cuda(x.const_data_ptr(), to_float(x, "x"), x_q.mutable_data_ptr<int8_t>(),
+                       x_scale.mutable_data_ptr<float>(), matmul, current_stream(x));
+  STD_TORCH_CHECK(error == nullptr, "int8_linear: ", error);
+  return y;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(green_kernels, CUDA, m) {
+  m.impl("int8_linear", TORCH_BOX(&int8_linear));
+}
+
+}  // namespace green_kernels

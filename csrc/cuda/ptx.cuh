@@ -1,0 +1,62 @@
+// PTX, one wrapper per instruction. The only file of the project with inline assembly: what a
+// kernel asks of the hardware beyond CUDA C++ is listed here, each with its section of the PTX ISA
+// (by title: the numbers move from version to version).
+#pragma once
+
+#include <cstdint>
+
+namespace green_kernels {
+namespace ptx {
+
+// The address of `pointer` within the shared window, which the instructions below take. (cvta)
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  uint64_t address;
+  asm("cvta.to.shared.u64 %0, %1;" : "=l"(address) : "l"(pointer));
+  return static_cast<uint32_t>(address);
+}
+
+// Starts copying 16 bytes from global to shared memory, past L1 and without registers. Only the
+// first `bytes` are read; the rest is filled with zeros. (Asynchronous copy: cp.async)
+__device__ __forceinline__ void cp_async_16(uint32_t shared, const void* global, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
+               "r"(bytes)
+               : "memory");
+}
+
+// Makes one group of this thread's copies since the last commit. (Asynchronous copy:
+// cp.async.commit_group)
+__device__ __forceinline__ void cp_async_commit_group() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Waits until at most `kPending` of this thread's groups are under way. (Asynchronous copy:
+// cp.async.wait_group)
+template <int kPending>
+__device__ __forceinline__ void cp_async_wait_group() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// Four matrices of 8 rows x 16 bytes: lane l hands over the address of row l % 8 of matrix l / 8,
+// and receives, of each matrix, bytes 4 * (l % 4) .. + 3 of row l / 4. (Warp-level matrix load:
+// ldmatrix)
+__device__ __forceinline__ void ldmatrix_x4(uint32_t shared, uint32_t& r0, uint32_t& r1,
+                                            uint32_t& r2, uint32_t& r3) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r0), "=r"(r1), "=r"(r2), "=r"(r3)
+               : "r"(shared)
+               : "memory");
+}
+
+// c += a * b for a (16, 32) and b (32, 8) of int8 and c of int32, spread over a warp. No
+// .satfinite: sums wrap, and K is limited so that none does. (Matrix fragments for mma.m16n8k32;
+// Multiply-and-accumulate: mma)
+__device__ __forceinline__ void mma_m16n8k32(int32_t (&c)[4], const uint32_t (&a)[4],
+                                             const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+}  // namespace ptx
+}  // namespace green_kernels

@@ -1,0 +1,19 @@
+"""The ops, a module each, named as their kernels are in csrc/ and triton_kernels/."""
+
+from green_kernels.ops._op import BACKENDS, OPS, use
+from green_kernels.ops.int8_linear import int8_linear
+from green_kernels.ops.int8_matmul import ACTIVATIONS, MAX_K, int8_matmul
+from green_kernels.ops.pack import pack_weight
+from green_kernels.ops.quantize_rows import quantize_rows
+
+__all__ = [
+    "ACTIVATIONS",
+    "BACKENDS",
+    "MAX_K",
+    "OPS",
+    "int8_linear",
+    "int8_matmul",
+    "pack_weight",
+    "quantize_rows",
+    "use",
+]

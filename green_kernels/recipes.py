@@ -1,0 +1,71 @@
+"""Recipes: what a layer is to become. Frozen, comparable, and JSON both ways."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What convert does to a layer. Its kinds are the subclasses, known in JSON by class name."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return {"kind": class name, field: value, ...}, of values that JSON can hold."""
+        fields = dataclasses.asdict(self).items()
+        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in fields}
+        return {"kind": type(self).__name__} | plain
+
+    def to_json(self) -> str:
+        """Return the recipe as JSON text, which from_json reads."""
+        return json.dumps(self.to_dict())
+
+
+@dataclass(frozen=True)
+class Int8(Recipe):
+    """Weights int8 per output channel, activations int8 per row, scaled as they come.
+
+    min_features: layers with fewer inputs or outputs are left alone. Below 64 the multiplication
+        is so small that rounding the rows and calling the op outweigh it.
+    subclasses: names of subclasses of nn.Linear to convert too, as "Name" or "module.Name"; their
+        forward must be nn.Linear's, for it is the one that they will have.
+    """
+
+    min_features: int = 64
+    subclasses: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        """TypeError or ValueError, with the name of the field, for what a field cannot hold."""
+        least = self.min_features
+        if not isinstance(least, int) or isinstance(least, bool):
+            raise TypeError(f"min_features must be an int, got {least!r}")
+        if least < 1:
+            raise ValueError(f"min_features must be at least 1, got {least}")
+        names = self.subclasses
+        if not isinstance(names, (tuple, list)) or not all(isinstance(n, str) for n in names):
+            raise TypeError(f"subclasses must be a tuple of class names, got {names!r}")
+        object.__setattr__(self, "subclasses", tuple(names))
+
+
+KINDS: dict[str, type[Recipe]] = {kind.__name__: kind for kind in (Int8,)}
+
+
+def from_dict(data: Any) -> Recipe:
+    """Return the recipe whose to_dict() is data. TypeError or ValueError naming what is wrong."""
+    if not isinstance(data, dict):
+        raise TypeError(f"recipe must be a JSON object, got {data!r}")
+    fields = dict(data)
+    name = fields.pop("kind", None)
+    kind = KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ValueError(f"recipe kind must be one of {', '.join(KINDS)}, got {name!r}")
+    known = [field.name for field in dataclasses.fields(kind)]
+    for field in fields:
+        if field not in known:
+            raise ValueError(f"{name} has the fields {', '.join(known)}, got {field!r}")
+    return kind(**fields)
+
+
+def from_json(text: str) -> Recipe:
+    """Return the recipe whose to_json() is text. ValueError or TypeError naming what is wrong."""
+    return from_dict(json.loads(text))
