@@ -34,7 +34,7 @@ def torchao(module: nn.Module) -> nn.Module:
     """torchao's int8 dynamic activations and int8 weights, as its documentation has it."""
     if importlib.util.find_spec("torchao") is None:
         raise Unavailable("torchao is not installed: pip install torchao")
-    with _quiet():
+    with quiet():
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
         module = copy.deepcopy(module)
@@ -45,7 +45,7 @@ def torchao(module: nn.Module) -> nn.Module:
 def compiled(function: Callable[..., Any], call: Callable[[Callable], Any]) -> Callable[..., Any]:
     """torch.compile(function), compiled at once by `call`, which calls it as it will be called."""
     function = torch.compile(function, dynamic=False)
-    with _quiet(), torch.inference_mode():
+    with quiet(), torch.inference_mode():
         call(function)
     return function
 
@@ -72,7 +72,7 @@ def int_mm(x_q: Tensor, w_q: Tensor) -> Tensor:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep import-time and compile-time chatter out of the tables."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

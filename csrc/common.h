@@ -49,9 +49,7 @@ int64_t rows(const Tensor& x);
 inline Tensor dense(const Tensor& x) {
   return x.is_contiguous() ? x : torch::stable::contiguous(x);
 }
-inline OptTensor dense(const OptTensor& x) {
-  return x ? OptTensor(dense(*x)) : std::nullopt;
-}
+inline OptTensor dense(const OptTensor& x) { return x ? OptTensor(dense(*x)) : std::nullopt; }
 
 // The data of a float tensor of any of the three dtypes.
 inline const void* data_or_null(const OptTensor& x) { return x ? x->const_data_ptr() : nullptr; }

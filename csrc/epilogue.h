@@ -69,8 +69,8 @@ HOST_DEVICE F times_sigmoid(F z, F s) {
   return z * (s < 0 ? e : F(1)) / (F(1) + e);
 }
 
-// z * Phi(z), Phi the standard normal distribution.  With t = |z|, Phi(-t) = e**(-t*t/2) * R(t), and
-// (t + 4.25) * R(t) is a polynomial in (t - 4.25) / (t + 4.25), a least-maximum fit of relative
+// z * Phi(z), Phi the standard normal distribution.  With t = |z|, Phi(-t) = e**(-t*t/2) * R(t),
+// and (t + 4.25) * R(t) is a polynomial in (t - 4.25) / (t + 4.25), a least-maximum fit of relative
 // error 2**-34 on [0, 15]: no cancellation in the tail, where z * (1 + erf(z / sqrt(2))) / 2 has
 // nothing but cancellation.
 template <typename F>

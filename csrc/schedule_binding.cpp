@@ -1,5 +1,65 @@
-// Placeholder written by the lead until the CUDA helper writes the real one.
+// green_kernels._C.schedule: the index arithmetic of the CUDA kernels, for the tests. It needs no
+// CUDA, so it is there in every build.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <utility>
+#include <vector>
+
+#include "cuda/int8_matmul_schedule.h"
+
 namespace green_kernels {
-void bind_schedule(pybind11::module_& m) { m.def_submodule("schedule"); }
+namespace {
+
+using Pair = std::pair<int, int>;
+
+Pair pair(Place place) { return {place.row, place.column}; }
+
+}  // namespace
+
+void bind_schedule(pybind11::module_& m) {
+  pybind11::module_ schedule =
+      m.def_submodule("schedule", "Where everything of the CUDA kernels goes. Places are pairs.");
+
+  pybind11::class_<Tile>(schedule, "Tile", "What a block computes, and how.")
+      .def_readonly("m", &Tile::m)
+      .def_readonly("n", &Tile::n)
+      .def_readonly("k", &Tile::k)
+      .def_readonly("warps_m", &Tile::warps_m)
+      .def_readonly("warps_n", &Tile::warps_n)
+      .def_readonly("stages", &Tile::stages)
+      .def_property_readonly("threads", [](const Tile& t) { return threads(t); })
+      .def_property_readonly("warp_m", [](const Tile& t) { return warp_m(t); })
+      .def_property_readonly("warp_n", [](const Tile& t) { return warp_n(t); })
+      .def_property_readonly("chunks_per_row", [](const Tile& t) { return chunks_per_row(t); })
+      .def_property_readonly("stage_bytes", [](const Tile& t) { return stage_bytes(t); })
+      .def_property_readonly("shared_bytes", [](const Tile& t) { return shared_bytes(t); })
+      .def_property_readonly("staging_pitch", [](const Tile& t) { return staging_pitch(t); })
+      .def_property_readonly("staging_words", [](const Tile& t) { return staging_words(t); })
+      .def_property_readonly("write_passes", [](const Tile& t) { return write_passes(t); })
+      .def("warp_corner", [](const Tile& t, int warp) { return pair(warp_corner(t, warp)); })
+      .def("written",
+           [](const Tile& t, int lane, int pass) { return pair(written(t, lane, pass)); })
+      .def("cost", [](const Tile& t, int64_t M, int64_t N, int64_t K, int sm_count) {
+        return tile_cost(t, M, N, K, sm_count);
+      });
+  schedule.attr("TILES") = pybind11::cast(std::vector<Tile>(kTiles, kTiles + kTileCount));
+
+  schedule.def("swizzle",
+               [](int row, int chunk, int chunks) { return swizzle(row, chunk, chunks); });
+  schedule.def("copied_chunk",
+               [](int index, int chunks) { return pair(copied_chunk(index, chunks)); });
+  schedule.def("x_fragment_chunk", [](int lane) { return pair(x_fragment_chunk(lane)); });
+  schedule.def("w_fragment_chunk", [](int lane) { return pair(w_fragment_chunk(lane)); });
+  schedule.def("mma_a", [](int lane, int reg, int byte) { return pair(mma_a(lane, reg, byte)); });
+  schedule.def("mma_b", [](int lane, int reg, int byte) { return pair(mma_b(lane, reg, byte)); });
+  schedule.def("mma_c", [](int lane, int reg) { return pair(mma_c(lane, reg)); });
+  schedule.def("tile_place", [](int index, int tiles_m, int tiles_n) {
+    return pair(tile_place(index, tiles_m, tiles_n));
+  });
+  schedule.def("choose_tile", [](int64_t M, int64_t N, int64_t K, int sm_count, int shared_limit) {
+    return choose_tile(M, N, K, sm_count, shared_limit);
+  });
+}
+
 }  // namespace green_kernels

@@ -169,7 +169,8 @@ def _plan(model: nn.Module, file: Any) -> list[_Step]:
         at = old.w_q.device if isinstance(old, Int8Linear) else old.weight.device
         w_q, w_scale = tensor(f"{name}.w_q", at), tensor(f"{name}.w_scale", at)
         bias = None if old.bias is None else put[id(old.bias)]
-        which = (id(w_q), id(w_scale), id(bias), entry["act"])
+        which = tuple(stored.get(f"{name}.{part}") for part in ("w_q", "w_scale", "bias"))
+        which += (at, entry["act"])
         if which not in made:
             _check_int8(name, w_q, w_scale, entry)
             if bias is not None:

@@ -215,12 +215,8 @@ def powercap(tmp_path):
 
 
 def test_rapl_counts_the_joules_of_the_window(powercap, clock):
-    result = window(
-        RaplMeter(powercap.root, clock),
-        clock,
-        2.0,
-        lambda: powercap.set("intel-rapl:0", 91_000_000),
-    )
+    meter = RaplMeter(powercap.root, clock)
+    result = window(meter, clock, 2.0, lambda: powercap.set("intel-rapl:0", 91_000_000))
     assert result.joules == pytest.approx(90.0)
     assert (result.status, result.source) == ("measured", "rapl")
 

@@ -32,7 +32,9 @@ INT8_MATMUL = [
     ("fp16", "silu", 4096, 4096, 4096),
     ("fp32", "gelu", 4096, 4096, 4096),
     ("fp32", "gelu", 16, 4096, 4096),
-    ("fp32", "none", 129, 65, 77),
+    ("bf16", "none", 4096, 50257, 768),
+    ("fp32", "none", 4097, 4095, 77),
+    ("fp16", "relu", 1, 65, 77),
 ]
 
 
@@ -93,7 +95,7 @@ def compile_int8_matmul(arch, dtype, act, M, N, K):
     from green_kernels.triton_kernels import int8_matmul
 
     precise = dtype == "fp32" and act not in ("none", "relu")
-    tile, options = int8_matmul.launch(M, N, precise)
+    tile, options = int8_matmul.launch(M, N, K, precise)
     pointers = dict.fromkeys(("x_q_ptr", "w_q_ptr"), "*i8")
     pointers |= dict.fromkeys(("x_scale_ptr", "w_scale_ptr"), "*fp32")
     pointers |= dict.fromkeys(("bias_ptr", "residual_ptr", "y_ptr"), f"*{dtype}")

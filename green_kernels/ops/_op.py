@@ -77,9 +77,7 @@ class op:
     def gradient(self, save: Callable, backward: Callable) -> None:
         """Register the backward pass and what it keeps from the forward one."""
         for backend in BACKENDS:
-            torch.library.register_autograd(
-                self._qualname(backend), backward, setup_context=save
-            )
+            torch.library.register_autograd(self._qualname(backend), backward, setup_context=save)
 
     def _qualname(self, backend):
         return f"green_kernels::{self.__name__}" + ("_triton" if backend == "triton" else "")

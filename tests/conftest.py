@@ -1,0 +1,84 @@
+"""Fixtures. A test that takes `backend` runs on every backend this machine has."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+# `python -m pytest` puts the root on sys.path, where green_kernels/ lacks what setup.py adds to it.
+root = Path(__file__).resolve().parent.parent
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != root]
+
+if not torch.cuda.is_available():  # then Triton kernels run in its interpreter, on the CPU
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import green_kernels as gk  # noqa: E402
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what is marked gpu where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
+
+
+@pytest.fixture
+def device():
+    """The device under test: the GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(params=gk.ops.BACKENDS)
+def backend(request):
+    """Each backend in turn, in use for the length of the test."""
+    with gk.ops.use(request.param):
+        yield request.param
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    """The same random numbers for every test, and nothing compiled, whatever ran before."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def weights(device):
+    """Make (w_q, w_scale, bias) of N outputs and K inputs."""
+
+    def make(N, K, dtype=torch.float32):
+        w_q = torch.randint(-127, 128, (N, K), dtype=torch.int8, device=device)
+        w_scale = torch.rand(N, device=device) / 127 + 1e-4
+        return w_q, w_scale, torch.randn(N, device=device).to(dtype)
+
+    return make
+
+
+@pytest.fixture
+def assert_same_bits():
+    """Assert that two tensors agree in dtype, shape and every value, NaN being NaN."""
+
+    def check(actual, expected):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+
+    return check
+
+
+@pytest.fixture
+def assert_within_one_ulp():
+    """Assert that each value is the expected one or a neighbour of it in its dtype."""
+
+    def ordered(x):
+        bits = x.view({2: torch.int16, 4: torch.int32}[x.element_size()]).long()
+        least = -(1 << (8 * x.element_size() - 1))
+        return torch.where(bits < 0, least - bits, bits)
+
+    def check(actual, expected):
+        assert actual.dtype == expected.dtype and actual.shape == expected.shape
+        apart = (ordered(actual) - ordered(expected)).abs()
+        assert not apart.numel() or apart.max() <= 1, f"{apart.max()} units in the last place"
+
+    return check

@@ -1,0 +1,100 @@
+"""The promises of the layout: every op has its kernels, and every folder knows it by one name."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import green_kernels as gk
+
+ROOT = Path(__file__).parent.parent
+HOMES = [
+    "csrc/cpu/{}.cpp",
+    "csrc/cuda/{}.cu",
+    "csrc/cuda/{}.cpp",
+    "triton_kernels/{}.py",
+    "green_kernels/ops/{}.py",
+    "tests/test_{}.py",
+    "bench/cases/{}.py",
+]
+
+
+@pytest.mark.parametrize("op", gk.ops.OPS)
+@pytest.mark.parametrize("home", HOMES)
+def test_op_is_where_its_name_says(op, home):
+    assert (ROOT / home.format(op)).exists()
+
+
+@pytest.mark.parametrize("layer", [name for name in gk.nn.__all__])
+def test_layer_is_named_after_its_op(layer):
+    stem = getattr(gk.nn, layer).__module__.split(".")[-1]
+    assert stem in gk.ops.OPS and (ROOT / f"green_kernels/nn/{stem}.py").exists()
+
+
+@pytest.mark.parametrize("op", gk.ops.OPS)
+def test_compiled_kernel_is_registered(op):
+    """Without this, a kernel missing from the build would pass every test: the body stands in."""
+    cuda = ["cuda"] if gk.build_info()["cuda"] else []
+    assert gk.build_info()["kernels"][op] == ["cpu", *cuda]
+
+
+def arguments_of(op, packed):
+    x, w = torch.randn(4, 32), torch.randn(8, 32)
+    if op == "quantize_rows":
+        return (x,), {}
+    w_q, w_scale = gk.ops.quantize_rows(w)
+    left = (x,) if op == "int8_linear" else gk.ops.quantize_rows(x)
+    return (*left, w_q, w_scale), {"w_packed": gk.ops.pack_weight(w_q) if packed else None}
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "as it is"])
+@pytest.mark.parametrize("op", gk.ops.OPS)
+def test_compiled_kernel_is_what_runs(op, packed, monkeypatch):
+    """An opaque packed weight has a dispatch key of its own, under which a kernel can be missing."""
+    args, kwargs = arguments_of(op, packed)
+
+    def body(*args, **kwargs):
+        raise AssertionError("the body ran, not the kernel")
+
+    monkeypatch.setattr(gk.ops.OPS[op], "reference", body)
+    assert gk.ops.OPS[op](*args, **kwargs) is not None
+    with torch.inference_mode():
+        assert gk.ops.OPS[op](*args, **kwargs) is not None
+
+
+@pytest.mark.parametrize("op", gk.ops.OPS)
+def test_triton_kernel_is_what_runs(op, monkeypatch):
+    from importlib import import_module
+
+    module = import_module(f"green_kernels.triton_kernels.{op}")
+    ran = []
+    kernel = getattr(module, op)
+    monkeypatch.setattr(module, op, lambda *a, **k: ran.append(op) or kernel(*a, **k))
+    args, kwargs = arguments_of(op, packed=False)
+    with gk.ops.use("triton"):
+        gk.ops.OPS[op](*args, **kwargs)
+    assert ran == [op]
+
+
+def python(code, cwd):
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_kernel_folder_does_not_pass_for_openai_package():
+    done = python("import triton_kernels", ROOT)
+    assert "import green_kernels.triton_kernels" in done.stderr
+
+
+def test_importing_leaves_triton_alone(tmp_path):
+    """A machine without a GPU needs no Triton, and importing it takes time."""
+    code = "import green_kernels, sys; print('triton' in sys.modules)"
+    assert python(code, tmp_path).stdout.strip() == "False"
+
+
+def test_wrong_backend_in_the_environment_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("GREEN_KERNELS_BACKEND", "cuda")
+    done = python("import green_kernels", tmp_path)
+    assert "GREEN_KERNELS_BACKEND must be one of compiled, triton, got 'cuda'" in done.stderr
