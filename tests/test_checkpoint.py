@@ -12,7 +12,7 @@ from torch import nn
 from green_kernels import Int8, checkpoint, convert, load, save
 from green_kernels.nn import Int8Linear
 
-F = 64  # the least that Int8() converts
+F = 128  # the least that Int8() converts
 
 
 class Model(nn.Module):
@@ -270,9 +270,15 @@ WRONG = {
     "missing w_q": (drop("down.w_q"), "missing key down.w_q"),
     "missing of an alias": (drop("embed.weight"), "aliases: head.weight .* embed.weight"),
     "unexpected": (put("more", lambda t: torch.ones(1)), "unexpected key more"),
-    "shape": (put("small.weight", lambda t: t.T.contiguous()), "small.weight has shape .64, 3."),
-    "shape of w_q": (put("down.w_q", lambda t: t[:5]), "down.w_q must have shape .64, 64., got .5"),
-    "shape of w_scale": (put("down.w_scale", lambda t: t[:5]), "down.w_scale must have shape .64,"),
+    "shape": (put("small.weight", lambda t: t.T.contiguous()), "small.weight has shape .128, 3."),
+    "shape of w_q": (
+        put("down.w_q", lambda t: t[:5]),
+        "down.w_q must have shape .128, 128., got .5",
+    ),
+    "shape of w_scale": (
+        put("down.w_scale", lambda t: t[:5]),
+        "down.w_scale must have shape .128,",
+    ),
     "dtype": (put("small.bias", lambda t: t.int()), "small.bias is torch.int32, the model's torch"),
     "dtype of an integer": (
         put("norm.num_batches_tracked", lambda t: t.float()),
@@ -299,8 +305,11 @@ WRONG = {
     "alias of nothing": (moved("head.weight", "nothing"), "aliases: head.weight .* nothing"),
     "alias of a stored key": (moved("small.bias", "norm.bias"), "aliases: small.bias .* norm.bias"),
     "layer without a field": (without("act"), "layers: down must have in_features, .*act"),
-    "field of another type": (layer("down", in_features="64"), "down.in_features must be int, got"),
-    "other size": (layer("down", in_features=65), "down.in_features is 65, the model has 64"),
+    "field of another type": (
+        layer("down", in_features="128"),
+        "down.in_features must be int, got",
+    ),
+    "other size": (layer("down", in_features=129), "down.in_features is 129, the model has 128"),
     "other bias": (layer("down", bias=True), "down.bias is True, unlike the model's"),
     "unknown act": (layer("down", act="tanh"), "act must be one of none, .*, got 'tanh'"),
     "unknown recipe": (layer("down", recipe=INT3), "down: recipe kind must be one of Int8, got 'I"),

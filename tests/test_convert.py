@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, prune
 from green_kernels import Int8, convert
 from green_kernels.nn import Int8Linear
 
-F = 64  # the least that Int8() converts
+F = 128  # the least that Int8() converts
 
 
 @pytest.fixture(autouse=True)
@@ -182,8 +182,8 @@ def readonly_forward(layer):
 
 
 LEFT = {
-    "too few outputs": (lambda: nn.Linear(F, F - 1), "too small: 64 to 63 features"),
-    "too few inputs": (lambda: nn.Linear(F - 1, F), "too small: 63 to 64 features"),
+    "too few outputs": (lambda: nn.Linear(F, F - 1), "too small: 128 to 127 features"),
+    "too few inputs": (lambda: nn.Linear(F - 1, F), "too small: 127 to 128 features"),
     "subclass": (lambda: Scaled(F, F), r"subclass of nn.Linear \(Scaled\) not asked for by name"),
     "float64": (lambda: nn.Linear(F, F).double(), "weight is torch.float64, not float32"),
     "float8": (lambda: nn.Linear(F, F).to(torch.float8_e4m3fn), "weight is torch.float8_e4m3fn"),
@@ -466,7 +466,7 @@ def test_report_counts_bytes_and_prints_a_table():
     lines = str(report).splitlines()
     assert len(lines) == 7 + 4 and len({len(line) for line in lines}) == 1
     assert lines[0].split() == ["layer", "was", "became", "bytes", "before", "after"]
-    assert "left: too small: 64 to 3 features, min_features is 64" in str(report)
+    assert "left: too small: 128 to 3 features, min_features is 128" in str(report)
     assert lines[-1].startswith("6 converted, 1 left")
     with pytest.raises(KeyError, match="nothing"):
         report["nothing"]

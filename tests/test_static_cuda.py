@@ -1,4 +1,4 @@
-"""What nvcc makes of the CUDA kernels for each GPU, read from the compiled code with no GPU at hand.
+"""What nvcc makes of the CUDA kernels for each GPU, read from compiled code, with no GPU at hand.
 
 budgets/cuda.json holds the registers and the static shared memory that each kernel may take. After
 a change that earns more, raise them:  python tests/test_static_cuda.py --write

@@ -58,7 +58,7 @@ def _int8_matmul_kernel(
 
 def launch(M, N, K, precise):
     """How the kernel is launched for these sizes: its tile's constants and its options."""
-    # float64 takes twice the registers; rows that do not start on 16 bytes, an address for each load.
+    # float64 takes twice the registers, and rows off 16 bytes an address for every value.
     small = precise or N % 16 or K % 16
     tiles = ROW_TILES if M <= 16 else SMALL_TILES if small else TILES[M <= 64 :]
     busy = [t for t in tiles if triton.cdiv(M, t[0]) * triton.cdiv(N, t[1]) >= PROGRAMS]

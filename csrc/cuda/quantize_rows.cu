@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads)
         rounded.values[i] = finite ? int8_t(min(max(q, -kInt8Max), kInt8Max)) : int8_t(0);
       }
       if (wide_x_q) {
-        *reinterpret_cast<Vector<int8_t, kTogether>*>(row_q + k) = rounded;
+        store_vector(row_q + k, rounded);
       } else {
 #pragma unroll
         for (int i = 0; i < kTogether; ++i)

