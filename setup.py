@@ -94,7 +94,7 @@ def compile_cuda(nvcc, archs, folder):
     flags += ["-O0", "-g", "-lineinfo"] if DEBUG else ["-O3"]
 
     def compile_one(source):
-        target = folder / source.with_suffix(".o")
+        target = folder / source.with_suffix(".cu.o")  # its .cpp has the same stem
         newest = max(path.stat().st_mtime for path in [*Path("csrc").rglob("*.*h"), source])
         if target.exists() and target.stat().st_mtime > newest:
             return str(target)

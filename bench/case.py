@@ -57,13 +57,23 @@ class Case:
     ways: Mapping[str, Callable[[], Way | Callable[[], Any]]]
     output: Callable[[Any], Tensor] = lambda output: output  # what of a way's result is compared
     error: Callable[[Tensor, Tensor], float] = largest_error
-    kind: str = "op"  # or "model": which table it goes to
+    kind: str = "op"  # or "model", whose error must be 1 - mean cosine: which table it goes to
 
     def __post_init__(self):
         """Refuse names outside the vocabulary."""
         unknown = [name for name in self.ways if name not in WAYS]
         if unknown:
             raise ValueError(f"ways must be among {WAYS}, got {unknown}")
+
+    @classmethod
+    def unavailable(cls, kind: str, reason: Unavailable) -> "Case":
+        """Return a case that lacks what all its ways need, so that each says the reason."""
+
+        def missing():
+            raise reason
+
+        ways = dict.fromkeys(("torch fp32", "ours"), missing)
+        return cls(dtype="float32", flops=0, bytes=0, tolerance=0.0, ways=ways, kind=kind)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,9 @@ def quantize_dynamic(module: nn.Module, device: str) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it is deprecated in favour of torchao
-            return torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, torch.qint8)
+            # It swaps children only: an nn.Linear by itself would come back in float32.
+            parent = nn.Sequential(module)
+            return torch.ao.quantization.quantize_dynamic(parent, {nn.Linear}, torch.qint8)[0]
     finally:
         torch.backends.quantized.engine = before
 

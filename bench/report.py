@@ -11,6 +11,7 @@ from rich.table import Table
 from .record import Record
 
 TITLES = {"model": "Models", "op": "Ops"}
+WIDE = 145  # columns of a console that has room for quartiles
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
@@ -68,29 +69,27 @@ def _ratio(peer: Record, ours: Record) -> float:
 
 
 def _print_table(title: str, records: Sequence[Record], console: Console) -> None:
-    estimated = any(r.estimated_joules is not None for r in records)
-    watts = next((r.assumed_watts for r in records if r.assumed_watts is not None), None)
+    wide = console.width >= WIDE
+    watts = next((r.assumed_watts for r in records if r.estimated_joules is not None), None)
+    fidelity = "error" if records[0].kind == "op" else "cosine"
     table = Table(title=title, title_justify="left")
-    for column in ("case", "shape", "way", "dtype"):
-        table.add_column(column, no_wrap=True)
-    for column in ("time", "quartiles", "x baseline", "quartiles", "J/call", "pJ/op", "error"):
-        table.add_column(column, justify="right", no_wrap=True)
-    if estimated:
-        table.add_column(f"estimate at {watts:g} W", justify="right", no_wrap=True)
+    table.add_column("way")
+    columns = ["dtype", "time", "quartiles", "x baseline", "quartiles", "J/call", "pJ/op", fidelity]
+    columns += [] if watts is None else [f"estimate at {watts:g} W"]
+    for column in columns:
+        if wide or column != "quartiles":
+            table.add_column(column, justify="right", no_wrap=True)
     notes: dict[str, int] = {}
     for (case, shape), group in _by(records, lambda r: (r.case, r.shape)).items():
-        for i, r in enumerate(group):
-            row = [case, shape] if i == 0 else ["", ""]
-            row += [
-                escape(r.way),
-                SHORT.get(r.dtype, r.dtype),
-                *_times(r, notes),
-                *_joules(r, notes),
-                _error(r),
-            ]
-            if estimated:
+        table.add_row(f"[bold]{escape(f'{case} {shape}')}[/bold]")
+        for r in group:
+            time, spread, ratio, ratio_spread = _times(r, notes)
+            times = [time, spread, ratio, ratio_spread] if wide else [time, ratio]
+            row = [f"  {escape(r.way)}", SHORT.get(r.dtype, r.dtype), *times]
+            row += [*_joules(r, notes), _fidelity(r)]
+            if watts is not None:
                 row.append("" if r.estimated_joules is None else f"{r.estimated_joules:.3g} J")
-            table.add_row(*row, end_section=i == len(group) - 1)
+            table.add_row(*row, end_section=r is group[-1])
     console.print(table)
     for note, number in notes.items():
         console.print(escape(f"({number}) {note}"))
@@ -120,8 +119,10 @@ def _joules(r: Record, notes: dict[str, int]) -> list[str]:
     return [f"unavailable{note}", ""]
 
 
-def _error(r: Record) -> str:
-    return "" if r.error is None else f"{r.error:.1e}"
+def _fidelity(r: Record) -> str:
+    if r.error is None:
+        return ""
+    return f"{r.error:.1e}" if r.kind == "op" else f"{1 - r.error:.5f}"
 
 
 def _note(reason: str | None, notes: dict[str, int]) -> str:

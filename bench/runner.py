@@ -15,6 +15,7 @@ from green_kernels import energy
 from .case import Case, Unavailable, Way
 from .record import Record, quartiles
 
+FAULTS = (RuntimeError, ImportError, AssertionError, TypeError, ValueError)
 WARM_SECONDS = 0.05  # of calls before a way is timed: caches, pools and clocks settle
 
 
@@ -74,7 +75,7 @@ class Runner:
             except Unavailable as reason:
                 records.leave(name, "unavailable", str(reason))
                 continue
-            except (RuntimeError, ImportError) as error:  # a peer's fault must not end the run
+            except FAULTS as error:  # of a peer, which must not end the run
                 records.leave(name, "refused", f"{type(error).__name__}: {_first_line(error)}")
                 continue
             if expected is None:

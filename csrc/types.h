@@ -15,6 +15,8 @@ namespace green_kernels {
 
 enum class Float : int { kFloat32, kFloat16, kBFloat16 };
 
+HOST_DEVICE constexpr int64_t bytes(Float dtype) { return dtype == Float::kFloat32 ? 4 : 2; }
+
 // The order of ACTIVATIONS in green_kernels/ops/int8_matmul.py.
 enum class Act : int { kNone, kRelu, kGelu, kGeluTanh, kSilu };
 

@@ -90,6 +90,7 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+@torch.inference_mode(False)  # else the model could not be trained
 def load(model: nn.Module, path: str | os.PathLike) -> None:
     """Make of model, in place, the one that was saved: its outputs are the same to the bit.
 

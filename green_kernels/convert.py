@@ -64,8 +64,8 @@ def interrupts_waiting() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-    if caught:
-        handler(*caught[0])
+        if caught:
+            handler(*caught[0])
 
 
 def _trial(model: nn.Module, recipe: Recipes, where: Where | None):

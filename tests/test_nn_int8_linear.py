@@ -28,11 +28,6 @@ COPIES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def linear():
     return nn.Linear(96, 80)
@@ -50,7 +45,7 @@ def close_to_float(y, expected):
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("leading", [(), (1,), (7,), (2, 3), (0,), (2, 0, 3)], ids=str)
-def test_is_the_op(layer, leading, dtype):
+def test_is_the_op(layer, leading, dtype, backend):
     x = torch.randn(*leading, 96, dtype=dtype)
     y = layer(x)
     assert y.dtype == dtype and y.shape == (*leading, 80)
@@ -168,6 +163,12 @@ def test_exports_to_a_file_without_the_packed_copy(layer):
     assert_close(program(x), layer(x), rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+def test_traces_without_the_packed_copy(layer):
+    x = torch.randn(5, 96)
+    assert torch.equal(torch.jit.trace(layer, x)(x), layer(x))
+
+
 def test_runs_under_autocast(layer):
     x = torch.randn(5, 96)
     with torch.autocast("cpu", torch.bfloat16):
@@ -228,6 +229,17 @@ def test_goes_to_the_meta_device_and_comes_back_with_a_state(layer):
     assert layer(x.to("meta")).shape == (5, 80)
     layer.to_empty(device="cpu").load_state_dict(state)
     assert torch.equal(layer(x), before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("K", [96, 97])
+def test_goes_to_the_gpu_and_back_with_the_same_bits(K):
+    layer, x = Int8Linear.from_float(nn.Linear(K, 80)), torch.randn(5, K)
+    before = layer(x)
+    y = layer.to("cuda")(x.to("cuda"))
+    assert layer.w_q.is_cuda and (layer.w_packed is None or layer.w_packed.is_cuda)
+    assert torch.equal(y.cpu(), before)
+    assert torch.equal(layer.to("cpu")(x), before)
 
 
 @pytest.mark.parametrize("assign", [False, True])

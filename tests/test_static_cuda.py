@@ -186,6 +186,19 @@ def test_int8_matmul_multiplies_on_tensor_cores_from_shared_memory(compiled, arc
         assert sass["LDGSTS.E.BYPASS.LTC128B.128.ZFILL"] == 2 * copies
 
 
+def test_memory_moves_sixteen_bytes_at_a_time_where_it_can(compiled, arch):
+    def has(sass, pattern):
+        return any(re.match(pattern, opcode) for opcode in sass)
+
+    for kernel, figures in compiled[arch].items():
+        if kernel.startswith("quantize_rows"):  # x, then its eight bytes of x_q
+            assert has(figures["sass"], r"LDG\.E\.128"), kernel
+            assert has(figures["sass"], r"STG\.E\.64"), kernel
+        else:  # four of the residual and of y: float32, then the 16-bit dtypes
+            for opcode in (r"LDG\.E\.128", r"LDG\.E\.64", r"STG\.E\.128", r"STG\.E\.64"):
+                assert has(figures["sass"], opcode), (kernel, opcode)
+
+
 def test_sums_wrap_and_nothing_saturates():
     ptx = emitted("int8_matmul")
     assert set(re.findall(r"mma\.sync[\w.]*", ptx)) == {

@@ -54,6 +54,8 @@ def compile_for(arch, kernel, pointers, sizes, constants, options):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    ones = {size: 1 for size, value in sizes.items() if value == 1}  # a launch makes them constants
+    constants, sizes = constants | ones, {k: v for k, v in sizes.items() if k not in ones}
     signature, attributes = {}, {}
     for i, argument in enumerate(kernel.arg_names):
         signature[argument] = pointers.get(argument, "i32" if argument in sizes else "constexpr")

@@ -33,12 +33,13 @@ def load() -> tuple[nn.Module, object]:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    path = str(get_model_path())
-    model = AutoModel.from_pretrained(path, local_files_only=True, dtype=torch.float32)
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        path = str(get_model_path())
+        model = AutoModel.from_pretrained(path, local_files_only=True, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     # Loaded weights may be views of a mapped file; a copy has its own memory, as a trained one.
-    return copy.deepcopy(model).eval(), AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return copy.deepcopy(model).eval(), tokenizer
 
 
 def cosine_distance(output: Tensor, expected: Tensor) -> float:
@@ -49,7 +50,10 @@ def cosine_distance(output: Tensor, expected: Tensor) -> float:
 @case(**{"32x128 tokens": (32, 128)})
 def minilm(batch, tokens, device):
     """Token outputs of the model for a batch of real text."""
-    model, tokenizer = load()
+    try:
+        model, tokenizer = load()
+    except Unavailable as reason:
+        return Case.unavailable("model", reason)
     model = model.to(device)
     text = "\n".join(pydoc_data.topics.topics.values())
     ids = tokenizer(text, add_special_tokens=False)["input_ids"][: batch * tokens]

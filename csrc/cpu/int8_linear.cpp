@@ -12,16 +12,11 @@ Tensor int8_linear(const Tensor& x_in, const Tensor& w_q, const Tensor& w_scale,
   check_int8_linear(x_in, w_q, w_scale, bias, residual);
   const Tensor x = dense(x_in);
   const Float dtype = to_float(x, "x");
-  const int64_t K = w_q.size(1), bytes = x.element_size();
+  const int64_t K = w_q.size(1);
   const auto* from = static_cast<const char*>(x.const_data_ptr());
   const FillRows fill = [=](int64_t first, int64_t last, uint8_t* x_u8, float* scale) {
-    std::vector<float> wide(dtype == Float::kFloat32 ? 0 : K);
-    for (int64_t m = first; m < last; ++m, x_u8 += K, ++scale) {
-      const char* row = from + m * K * bytes;
-      if (!wide.empty()) widen(row, dtype, K, wide.data());
-      *scale = quantize_row(wide.empty() ? reinterpret_cast<const float*>(row) : wide.data(), K,
-                            kUnsignedZero, x_u8);
-    }
+    for (int64_t m = first; m < last; ++m, x_u8 += K)
+      *scale++ = quantize_row(from + m * K * bytes(dtype), dtype, K, kUnsignedZero, x_u8);
   };
   return int8_product(rows(x), fill, w_q, w_scale, bias, act, residual,
                       sizes_with_last(x, w_q.size(0)), out_dtype.value_or(x.scalar_type()),

@@ -57,9 +57,43 @@ HOST_DEVICE uint16_t to_float16(float x) {
   return uint16_t(sign | half);
 }
 
+// x[i] as float32.
+template <Float dtype>
+HOST_DEVICE float read(const void* x, int64_t i) {
+  if constexpr (dtype == Float::kFloat32) return static_cast<const float*>(x)[i];
+  const uint16_t half = static_cast<const uint16_t*>(x)[i];
+  return dtype == Float::kFloat16 ? from_float16(half) : from_bfloat16(half);
+}
+
+template <Float dtype>
+HOST_DEVICE void widen(const void* from, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = read<dtype>(from, i);
+}
+
+template <Float dtype>
+HOST_DEVICE float quantize(const void* x, int64_t K, int zero, uint8_t* x_q) {
+  uint32_t peak = 0;  // of |x|, as bits: they order as the numbers do, with NaN above infinity
+  for (int64_t k = 0; k < K; ++k) {
+    const uint32_t magnitude = bits_as<uint32_t>(read<dtype>(x, k)) & 0x7fffffff;
+    peak = magnitude > peak ? magnitude : peak;
+  }
+  if (peak >= kInfinityBits) {
+    std::memset(x_q, zero, K);
+    return bits_as<float>(uint32_t(0x7fc00000));
+  }
+  const float amax = bits_as<float>(peak) > kMinAmax ? bits_as<float>(peak) : kMinAmax;
+  const float inverse = kInt8Max / amax;
+  // |x * inverse| exceeds 127 by a rounding error at the most: there is nothing to clamp.
+  const uint32_t offset = uint32_t(zero) - kToIntegerBits;
+  for (int64_t k = 0; k < K; ++k)
+    x_q[k] = uint8_t(bits_as<uint32_t>(read<dtype>(x, k) * inverse + kToInteger) + offset);
+  return amax / kInt8Max;
+}
+
 template <Act act>
 HOST_DEVICE void finish(const float* acc, float x_scale, const float* w_scale, const float* bias,
                         const float* residual, int64_t N, float* y) {
+#pragma GCC ivdep  // y may be acc, to the element
   for (int64_t n = 0; n < N; ++n) {
     float value = product(product(acc[n], x_scale), w_scale[n]);
     if (bias) value = sum(value, bias[n]);
@@ -75,13 +109,14 @@ HOST_DEVICE void finish(const float* acc, float x_scale, const float* w_scale, c
 }  // namespace
 
 GREEN_KERNELS_CLONES void widen(const void* from, Float dtype, int64_t n, float* to) {
-  const auto* halves = static_cast<const uint16_t*>(from);
-  if (dtype == Float::kFloat32)
-    std::memcpy(to, from, n * sizeof(float));
-  else if (dtype == Float::kFloat16)
-    for (int64_t i = 0; i < n; ++i) to[i] = from_float16(halves[i]);
-  else
-    for (int64_t i = 0; i < n; ++i) to[i] = from_bfloat16(halves[i]);
+  switch (dtype) {
+    case Float::kFloat32:
+      return widen<Float::kFloat32>(from, n, to);
+    case Float::kFloat16:
+      return widen<Float::kFloat16>(from, n, to);
+    case Float::kBFloat16:
+      return widen<Float::kBFloat16>(from, n, to);
+  }
 }
 
 GREEN_KERNELS_CLONES void narrow(const float* from, int64_t n, Float dtype, void* to) {
@@ -94,22 +129,16 @@ GREEN_KERNELS_CLONES void narrow(const float* from, int64_t n, Float dtype, void
     for (int64_t i = 0; i < n; ++i) halves[i] = to_bfloat16(from[i]);
 }
 
-GREEN_KERNELS_CLONES float quantize_row(const float* x, int64_t K, int zero, uint8_t* x_q) {
-  uint32_t peak = 0;  // of |x|, as bits: they order as the numbers do, with NaN above infinity
-  for (int64_t k = 0; k < K; ++k) {
-    const uint32_t magnitude = bits_as<uint32_t>(x[k]) & 0x7fffffff;
-    peak = magnitude > peak ? magnitude : peak;
+GREEN_KERNELS_CLONES float quantize_row(const void* x, Float dtype, int64_t K, int zero,
+                                        uint8_t* x_q) {
+  switch (dtype) {
+    case Float::kFloat16:
+      return quantize<Float::kFloat16>(x, K, zero, x_q);
+    case Float::kBFloat16:
+      return quantize<Float::kBFloat16>(x, K, zero, x_q);
+    default:
+      return quantize<Float::kFloat32>(x, K, zero, x_q);
   }
-  if (peak >= kInfinityBits) {
-    std::memset(x_q, zero, K);
-    return bits_as<float>(uint32_t(0x7fc00000));
-  }
-  const float amax = bits_as<float>(peak) > kMinAmax ? bits_as<float>(peak) : kMinAmax;
-  const float inverse = kInt8Max / amax;
-  // |x * inverse| exceeds 127 by a rounding error at the most: there is nothing to clamp.
-  for (int64_t k = 0; k < K; ++k)
-    x_q[k] = uint8_t(bits_as<uint32_t>(x[k] * inverse + kToInteger) - kToIntegerBits + zero);
-  return amax / kInt8Max;
 }
 
 GREEN_KERNELS_CLONES void offset_row(const int8_t* x_q, int64_t K, uint8_t* to) {

@@ -13,9 +13,9 @@ constexpr int kUnsignedZero = 128;
 void widen(const void* from, Float dtype, int64_t n, float* to);
 void narrow(const float* from, int64_t n, Float dtype, void* to);
 
-// x_q[k] = zero + round(x[k] * 127 / amax); returns amax / 127.  A row that holds NaN or infinity
-// gives x_q = zero and NaN.
-float quantize_row(const float* x, int64_t K, int zero, uint8_t* x_q);
+// x_q[k] = zero + round(x[k] * 127 / amax), x of that dtype; returns amax / 127.  A row that holds
+// NaN or infinity gives x_q = zero and NaN.
+float quantize_row(const void* x, Float dtype, int64_t K, int zero, uint8_t* x_q);
 
 // Signed values as what oneDNN multiplies.
 void offset_row(const int8_t* x_q, int64_t K, uint8_t* to);

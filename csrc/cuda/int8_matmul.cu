@@ -136,8 +136,8 @@ __global__ void __launch_bounds__(threads(kTiles[kTile]), 1)
     ptx::cp_async_commit_group();
   };
 
-  // The oldest stage but tile.stages - 2 is here, for all threads; and all have read what they
-  // need of the one before it, whose place is free.
+  // After it, all stages but the newest tile.stages - 2 are here, whichever thread copied them; and
+  // every thread has read all it needs of the oldest, whose place may be filled again.
   const auto wait_for_stage = [&] {
     ptx::cp_async_wait_group<tile.stages - 2>();
     __syncthreads();

@@ -88,7 +88,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See green_kernels.ops.int8_linear."""
-        if torch.compiler.is_exporting():
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():
             w_packed = None  # of this machine only, where an exported program may go to others
         else:
             if not torch.compiler.is_compiling():
