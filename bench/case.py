@@ -19,6 +19,7 @@ WAYS = (
     "torchao int8 compiled",
     "ours",
     "ours bf16",
+    "ours bf16, all layers",
     "ours + torch.compile",
     "ours triton",
 )

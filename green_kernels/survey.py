@@ -11,10 +11,14 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from green_kernels import ops
+from green_kernels.build import build_info
 from green_kernels.nn import Int8Linear
 from green_kernels.recipes import Int8
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+# AMX multiplies bfloat16 half as fast as int8, but an int8 layer also rounds its input and finishes
+# its sums: with as many inputs as this, both together cost less than they save, at any batch.
+_LEAST_K_OVER_BFLOAT16 = 1024
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -41,6 +45,7 @@ class Survey:
             reason_not_a_linear(layer, recipe)
             or _wrong_weight(layer.weight, layer.bias)
             or _wrong_size(layer, recipe)
+            or _faster_as_it_is(layer.weight, recipe)
             or self._tied(layer)
             or self._read_by_another(name)
         )
@@ -116,6 +121,15 @@ def _wrong_size(layer, recipe):
     if k > ops.MAX_K:
         return f"too wide: {k} input features, the int32 sums hold {ops.MAX_K}"
     return None
+
+
+def _faster_as_it_is(weight, recipe):
+    k = weight.shape[1]
+    if not recipe.keep_faster or weight.dtype != torch.bfloat16 or k >= _LEAST_K_OVER_BFLOAT16:
+        return None
+    if weight.device.type != "cpu" or "amx-int8" not in build_info().get("cpu_features", ()):
+        return None
+    return f"faster in bfloat16: {k} input features, int8 pays from {_LEAST_K_OVER_BFLOAT16}"
 
 
 @functools.cache

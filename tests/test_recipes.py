@@ -38,6 +38,11 @@ WRONG = {
     "text for a number": ('{"kind": "Int8", "min_features": "9"}', TypeError, "int, got '9'"),
     "truth for a number": ('{"kind": "Int8", "min_features": true}', TypeError, "int, got True"),
     "out of range": ('{"kind": "Int8", "min_features": 0}', ValueError, "at least 1, got 0"),
+    "a number for truth": (
+        '{"kind": "Int8", "keep_faster": 1}',
+        TypeError,
+        "keep_faster must be a bool, got 1",
+    ),
     "text for names": ('{"kind": "Int8", "subclasses": "A"}', TypeError, "class names, got 'A'"),
     "numbers for names": ('{"kind": "Int8", "subclasses": [1]}', TypeError, "class names, got"),
     "not JSON": ("{", ValueError, "property name"),

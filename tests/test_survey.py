@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from green_kernels import Int8, convert
+from green_kernels import Int8, convert, survey
 from green_kernels.nn import Int8Linear
 
 F = 128  # the least that Int8() converts
@@ -143,3 +143,17 @@ def test_attention_of_torch_still_runs():
     assert report["out_proj"].reason == "MultiheadAttention.forward reads out_proj.weight"
     x = torch.randn(2, 3, F)
     assert model(x, x, x)[0].shape == (2, 3, F)
+
+
+@pytest.mark.parametrize("features, keeps", [(["amx-int8"], True), (["avx512vnni"], False)])
+def test_layers_that_are_faster_in_bfloat16_are_left(features, keeps, monkeypatch):
+    monkeypatch.setattr(survey, "build_info", lambda: {"cpu_features": features})
+
+    def left(recipe, dtype=torch.bfloat16):
+        model = nn.Sequential(nn.Linear(1023, F), nn.Linear(1024, F)).to(dtype)
+        return [change.reason for change in convert(model, recipe)]
+
+    slower = "faster in bfloat16: 1023 input features, int8 pays from 1024" if keeps else None
+    assert left(Int8()) == [slower, None]
+    assert left(Int8(keep_faster=False)) == [None, None]
+    assert left(Int8(), torch.float32) == [None, None]

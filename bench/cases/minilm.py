@@ -66,10 +66,10 @@ def minilm(batch, tokens, device):
     def of(model):
         return lambda: run(model)
 
-    def int8(dtype=torch.float32):
-        converted = copy.deepcopy(model)
-        gk.convert(converted, gk.Int8())
-        return converted.to(dtype)
+    def int8(dtype=torch.float32, recipe=None):
+        converted = copy.deepcopy(model).to(dtype)
+        gk.convert(converted, recipe or gk.Int8())
+        return converted
 
     def ours():
         converted = int8()
@@ -96,6 +96,9 @@ def minilm(batch, tokens, device):
             "torchao int8 compiled": lambda: of(peers.torchao_compiled(model, run)),
             "ours": ours,
             "ours bf16": lambda: Way(of(int8(torch.bfloat16)), dtype="bfloat16"),
+            "ours bf16, all layers": lambda: Way(
+                of(int8(torch.bfloat16, gk.Int8(keep_faster=False))), dtype="bfloat16"
+            ),
             "ours + torch.compile": lambda: of(peers.compiled(int8(), run)),
         },
     )

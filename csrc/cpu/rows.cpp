@@ -3,6 +3,7 @@
 #include "rows.h"
 
 #include <cstring>
+#include <type_traits>
 
 #include "../epilogue.h"
 
@@ -57,36 +58,51 @@ HOST_DEVICE uint16_t to_float16(float x) {
   return uint16_t(sign | half);
 }
 
-// x[i] as float32.
+// A float of each dtype as bits: those of x[i], and what they stand for.
 template <Float dtype>
-HOST_DEVICE float read(const void* x, int64_t i) {
-  if constexpr (dtype == Float::kFloat32) return static_cast<const float*>(x)[i];
-  const uint16_t half = static_cast<const uint16_t*>(x)[i];
-  return dtype == Float::kFloat16 ? from_float16(half) : from_bfloat16(half);
+using Bits = std::conditional_t<dtype == Float::kFloat32, uint32_t, uint16_t>;
+
+template <Float dtype>
+HOST_DEVICE Bits<dtype> bits_at(const void* x, int64_t i) {
+  Bits<dtype> bits;
+  std::memcpy(&bits, static_cast<const char*>(x) + i * int64_t(sizeof bits), sizeof bits);
+  return bits;
+}
+
+template <Float dtype>
+HOST_DEVICE float value(Bits<dtype> bits) {
+  if constexpr (dtype == Float::kFloat32) return bits_as<float>(bits);
+  return dtype == Float::kFloat16 ? from_float16(uint16_t(bits)) : from_bfloat16(uint16_t(bits));
 }
 
 template <Float dtype>
 HOST_DEVICE void widen(const void* from, int64_t n, float* to) {
-  for (int64_t i = 0; i < n; ++i) to[i] = read<dtype>(from, i);
+  for (int64_t i = 0; i < n; ++i) to[i] = value<dtype>(bits_at<dtype>(from, i));
 }
 
 template <Float dtype>
 HOST_DEVICE float quantize(const void* x, int64_t K, int zero, uint8_t* x_q) {
-  uint32_t peak = 0;  // of |x|, as bits: they order as the numbers do, with NaN above infinity
+  constexpr Bits<dtype> kMagnitude = Bits<dtype>(~0) >> 1;
+  constexpr Bits<dtype> kInfinity = dtype == Float::kFloat32   ? kInfinityBits
+                                    : dtype == Float::kFloat16 ? 0x7c00
+                                                               : 0x7f80;
+  Bits<dtype> peak = 0;  // of |x|, as bits: they order as the numbers do, with NaN above infinity
   for (int64_t k = 0; k < K; ++k) {
-    const uint32_t magnitude = bits_as<uint32_t>(read<dtype>(x, k)) & 0x7fffffff;
+    const Bits<dtype> magnitude = bits_at<dtype>(x, k) & kMagnitude;
     peak = magnitude > peak ? magnitude : peak;
   }
-  if (peak >= kInfinityBits) {
+  if (peak >= kInfinity) {
     std::memset(x_q, zero, K);
     return bits_as<float>(uint32_t(0x7fc00000));
   }
-  const float amax = bits_as<float>(peak) > kMinAmax ? bits_as<float>(peak) : kMinAmax;
+  const float largest = value<dtype>(peak);
+  const float amax = largest > kMinAmax ? largest : kMinAmax;
   const float inverse = kInt8Max / amax;
   // |x * inverse| exceeds 127 by a rounding error at the most: there is nothing to clamp.
   const uint32_t offset = uint32_t(zero) - kToIntegerBits;
   for (int64_t k = 0; k < K; ++k)
-    x_q[k] = uint8_t(bits_as<uint32_t>(read<dtype>(x, k) * inverse + kToInteger) + offset);
+    x_q[k] = uint8_t(bits_as<uint32_t>(value<dtype>(bits_at<dtype>(x, k)) * inverse + kToInteger) +
+                     offset);
   return amax / kInt8Max;
 }
 
