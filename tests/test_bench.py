@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
+
 from green_kernels.bench import command, record, report
 from green_kernels.bench.case import Case, Entry, Unavailable, Way, load_cases
 from green_kernels.bench.cases.int8_linear import int8_linear
 from green_kernels.bench.record import CorruptRecord, Record
 from green_kernels.bench.runner import Runner, turn
-from rich.console import Console
 
 WATTS = 50.0
 ROOT = Path(__file__).parent.parent

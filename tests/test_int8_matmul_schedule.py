@@ -5,9 +5,10 @@ from functools import cache
 
 import numpy as np
 import pytest
-from green_kernels._C import schedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from green_kernels._C import schedule
 
 TILES = {f"{t.m}x{t.n}x{t.k}": t for t in schedule.TILES}
 SHARED_LIMITS = {"any chip": 48, "sm_86, 89, 120": 99, "sm_80": 163, "sm_90, 100": 227}  # in KB

@@ -52,7 +52,7 @@ def arguments_of(op, packed):
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "as it is"])
 @pytest.mark.parametrize("op", gk.ops.OPS)
 def test_compiled_kernel_is_what_runs(op, packed, monkeypatch):
-    """An opaque packed weight has a dispatch key of its own, under which a kernel can be missing."""
+    """An opaque weight has a dispatch key of its own, under which a kernel can be missing."""
     args, kwargs = arguments_of(op, packed)
 
     def body(*args, **kwargs):

@@ -1,7 +1,7 @@
-// int8_matmul, CPU.  Rows go through three steps, each shared among the threads: fill the left
-// matrix, multiply by oneDNN, finish.  A float32 output is finished where oneDNN left the sums; a
-// narrower one is made from as many sums at a time as the caches hold.  Where there is too little
-// work for oneDNN, a loop of our own does.
+// int8_matmul, CPU.  Rows go through three steps: fill the left matrix, multiply by oneDNN, finish.
+// A float32 output is finished where oneDNN left the sums, each step shared among the threads.  For
+// a narrower one, a thread takes blocks of rows through all steps while they are in its cache.
+// Where there is too little work for oneDNN, a loop of our own does.
 #include "int8_matmul.h"
 
 #include <algorithm>
@@ -14,8 +14,9 @@ namespace {
 
 constexpr int64_t kLittleWork = 1 << 18;  // products: less time than oneDNN needs to get started
 constexpr int64_t kRowsToPack = 16;       // of x, that repay packing w_q for this one call
-constexpr int64_t kSumBytes = 2 << 20;    // a thread's: an L2 cache
-constexpr int64_t kLeastRows = 128;       // at a time: fewer would not repay starting oneDNN
+constexpr int64_t kBlockBytes = 2 << 20;  // of a thread's rows and their sums: an L2 cache
+constexpr int64_t kLeastRows = 64;        // in a block: fewer would not repay starting oneDNN
+constexpr int64_t kLeastShare = 256;      // rows for each thread: with fewer, share the columns
 constexpr int64_t kGrain = 4;             // rows that are worth a thread's while
 
 class Epilogue {
@@ -150,11 +151,16 @@ Tensor int8_product(int64_t M, const FillRows& fill, const Tensor& w_q, const Te
 
   Tensor y = torch::stable::empty(sizes, out_dtype);
   auto* y_ptr = static_cast<char*>(y.mutable_data_ptr());
-  const int64_t fitting = kSumBytes * torch::stable::get_num_threads() / (N * sizeof(float));
-  const int64_t rows = std::max(fitting, kLeastRows);
-  for (int64_t first = 0; first < M; first += rows)
-    multiply(first, std::min(M, first + rows), fill, weights, finish,
-             y_ptr + first * finish.row_bytes());
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t fitting = kBlockBytes / (K + int64_t(sizeof(float)) * N);
+  const int64_t rows = M < kLeastShare * threads ? M : std::max(fitting, kLeastRows);
+  torch::stable::parallel_for(0, ceil_div(M, rows), 1, [&](int64_t block, int64_t end) {
+    for (; block < end; ++block) {
+      const int64_t first = block * rows;
+      multiply(first, std::min(M, first + rows), fill, weights, finish,
+               y_ptr + first * finish.row_bytes());
+    }
+  });
   return y;
 }
 
