@@ -18,31 +18,30 @@ std::string tuple(const std::vector<int64_t>& sizes) {
 }
 
 void check_dtype(const Tensor& x, ScalarType dtype, const char* argument) {
-  STD_TORCH_CHECK(x.scalar_type() == dtype, argument, " must be ", name(dtype).substr(6), ", got ",
-                  name(x.scalar_type()));
+  CHECK(x.scalar_type() == dtype, argument, " must be ", name(dtype).substr(6), ", got ",
+        name(x.scalar_type()));
 }
 
 void check_shape(const Tensor& x, const std::vector<int64_t>& sizes, const char* argument) {
   const auto got = x.sizes();
-  STD_TORCH_CHECK(std::vector<int64_t>(got.begin(), got.end()) == sizes, argument,
-                  " must have shape ", tuple(sizes), ", got ", shape(x));
+  CHECK(std::vector<int64_t>(got.begin(), got.end()) == sizes, argument, " must have shape ",
+        tuple(sizes), ", got ", shape(x));
 }
 
 void check_device(const Tensor& x, const Tensor& of, const char* argument, const char* whose) {
-  STD_TORCH_CHECK(x.is_cuda() == of.is_cuda() && x.get_device_index() == of.get_device_index(),
-                  argument, " must be on the device of ", whose);
+  CHECK(x.is_cuda() == of.is_cuda() && x.get_device_index() == of.get_device_index(), argument,
+        " must be on the device of ", whose);
 }
 
 // What the two matrix ops have in common; `x` is the left matrix and `whose` its name.
 void check_matrices(const Tensor& x, const Tensor& w_q, const Tensor& w_scale,
                     const OptTensor& bias, const OptTensor& residual, const char* whose) {
   check_dtype(w_q, ScalarType::Char, "w_q");
-  STD_TORCH_CHECK(w_q.dim() == 2, "w_q must have shape (N, K), got ", shape(w_q));
+  CHECK(w_q.dim() == 2, "w_q must have shape (N, K), got ", shape(w_q));
   const int64_t N = w_q.size(0), K = w_q.size(1);
-  STD_TORCH_CHECK(x.dim() >= 1 && x.size(-1) == K, whose, " must have shape (..., K = ", K,
-                  "), got ", shape(x));
-  STD_TORCH_CHECK(K <= kMaxK, "K must be at most ", kMaxK, ", so that int32 sums are exact, got ",
-                  K);
+  CHECK(x.dim() >= 1 && x.size(-1) == K, whose, " must have shape (..., K = ", K, "), got ",
+        shape(x));
+  CHECK(K <= kMaxK, "K must be at most ", kMaxK, ", so that int32 sums are exact, got ", K);
   check_dtype(w_scale, ScalarType::Float, "w_scale");
   check_shape(w_scale, {N}, "w_scale");
   check_device(w_q, x, "w_q", whose);
@@ -94,9 +93,9 @@ std::string shape(const Tensor& x) {
 }
 
 Float to_float(ScalarType dtype, const char* argument) {
-  STD_TORCH_CHECK(is_floating(dtype), argument, " must be floating point, got ", name(dtype));
-  STD_TORCH_CHECK(dtype != ScalarType::Double, argument,
-                  " must be float32, float16 or bfloat16, got ", name(dtype));
+  CHECK(is_floating(dtype), argument, " must be floating point, got ", name(dtype));
+  CHECK(dtype != ScalarType::Double, argument, " must be float32, float16 or bfloat16, got ",
+        name(dtype));
   return dtype == ScalarType::Float  ? Float::kFloat32
          : dtype == ScalarType::Half ? Float::kFloat16
                                      : Float::kBFloat16;
@@ -104,7 +103,7 @@ Float to_float(ScalarType dtype, const char* argument) {
 
 void check_quantize_rows(const Tensor& x) {
   to_float(x, "x");
-  STD_TORCH_CHECK(x.dim() >= 1, "x must have shape (..., K), got ()");
+  CHECK(x.dim() >= 1, "x must have shape (..., K), got ()");
 }
 
 void check_int8_matmul(const Tensor& x_q, const Tensor& x_scale, const Tensor& w_q,
@@ -152,5 +151,5 @@ green_kernels::Act torch::stable::detail::ToImpl<green_kernels::Act>::call(
   STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
   for (int i = 0; i < int(std::size(kActs)); ++i)
     if (act == kActs[i]) return Act(i);
-  STD_TORCH_CHECK(false, "act must be one of none, relu, gelu, gelu_tanh, silu, got '", act, "'");
+  CHECK(false, "act must be one of none, relu, gelu, gelu_tanh, silu, got '", act, "'");
 }

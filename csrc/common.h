@@ -9,10 +9,18 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <optional>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "types.h"
+
+// Raise RuntimeError in Python, with these words alone (STD_TORCH_CHECK puts file and line first).
+#define CHECK(condition, ...)                                                     \
+  do {                                                                            \
+    if (!(condition)) throw std::runtime_error(green_kernels::text(__VA_ARGS__)); \
+  } while (false)
 
 namespace green_kernels {
 
@@ -20,6 +28,13 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptTensor = std::optional<Tensor>;
 using OptScalarType = std::optional<ScalarType>;
+
+template <typename... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream stream;
+  (stream << ... << parts);
+  return stream.str();
+}
 
 // The words for what an argument is: `torch.int8`, `(2, 3)`.
 std::string name(ScalarType dtype);

@@ -237,7 +237,7 @@ def correct():
 
 @pytest.mark.parametrize("wrong, message", ERRORS.values(), ids=ERRORS)
 def test_errors(wrong, message, backend):
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(RuntimeError, match=f"^{message}"):
         int8_matmul(**correct() | wrong)
 
 
@@ -245,7 +245,7 @@ def test_errors(wrong, message, backend):
 def test_errors_name_the_device(argument, backend):
     wrong = correct() | {"bias": torch.ones(8), "residual": torch.ones(4, 8)}
     wrong[argument] = wrong[argument].to("meta")
-    with pytest.raises(RuntimeError, match=f"{argument} must be on the device of x_q"):
+    with pytest.raises(RuntimeError, match=f"^{argument} must be on the device of x_q"):
         int8_matmul(**wrong)
 
 
@@ -256,6 +256,6 @@ def test_packed_weights_must_be_those_of_w_q(weights):
     of_another = pack_weight(weights(9, 16)[0])
     for wrong in (w_q, w_q[:, :8]) if of_another is None else (w_q, of_another):
         with pytest.raises(
-            RuntimeError, match=r"w_packed must be what pack_weight\(w_q\) returned"
+            RuntimeError, match=r"^w_packed must be what pack_weight\(w_q\) returned"
         ):
             int8_matmul(x_q, torch.ones(4), w_q, w_scale, w_packed=wrong)

@@ -136,8 +136,8 @@ Tensor int8_product(int64_t M, const FillRows& fill, const Tensor& w_q, const Te
                     const OptTensor& w_packed) {
   const int64_t N = w_q.size(0), K = w_q.size(1);
   const Epilogue finish(w_scale, bias, act, residual, out_dtype);
-  STD_TORCH_CHECK(!w_packed || is_packed(*w_packed, N, K),
-                  "w_packed must be what pack_weight(w_q) returned, got shape ", shape(*w_packed));
+  CHECK(!w_packed || is_packed(*w_packed, N, K),
+        "w_packed must be what pack_weight(w_q) returned, got shape ", shape(*w_packed));
 
   const bool packed = w_packed || (M >= kRowsToPack && onednn_is_exact());
   if (!packed || M * N * K <= kLittleWork) {

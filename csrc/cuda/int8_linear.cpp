@@ -27,7 +27,7 @@ Tensor int8_linear(const Tensor& x_in, const Tensor& w_q_in, const Tensor& w_sca
   const char* error =
       int8_linear_cuda(x.const_data_ptr(), to_float(x, "x"), x_q.mutable_data_ptr<int8_t>(),
                        x_scale.mutable_data_ptr<float>(), matmul, current_stream(x));
-  STD_TORCH_CHECK(error == nullptr, "int8_linear: ", error);
+  CHECK(error == nullptr, "int8_linear: ", error);
   return y;
 }
 

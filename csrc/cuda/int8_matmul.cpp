@@ -25,7 +25,7 @@ Tensor int8_matmul(const Tensor& x_q_in, const Tensor& x_scale_in, const Tensor&
   matmul.x_q = x_q.const_data_ptr<int8_t>();
   matmul.x_scale = x_scale.const_data_ptr<float>();
   const char* error = int8_matmul_cuda(matmul, current_stream(x_q));
-  STD_TORCH_CHECK(error == nullptr, "int8_matmul: ", error);
+  CHECK(error == nullptr, "int8_matmul: ", error);
   return y;
 }
 

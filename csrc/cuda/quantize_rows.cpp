@@ -19,7 +19,7 @@ std::tuple<Tensor, Tensor> quantize_rows(const Tensor& x_in) {
   const char* error =
       quantize_rows_cuda(x.const_data_ptr(), to_float(x, "x"), x_q.mutable_data_ptr<int8_t>(), K,
                          scale.mutable_data_ptr<float>(), rows(x), K, current_stream(x));
-  STD_TORCH_CHECK(error == nullptr, "quantize_rows: ", error);
+  CHECK(error == nullptr, "quantize_rows: ", error);
   return {x_q, scale};
 }
 

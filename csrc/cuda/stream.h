@@ -6,6 +6,8 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include "../common.h"
+
 namespace green_kernels {
 
 using torch::stable::accelerator::DeviceGuard;
@@ -19,7 +21,7 @@ inline void* current_stream(const torch::stable::Tensor& x) {
     void* const symbol = library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr;
     return reinterpret_cast<Getter>(symbol);
   }();
-  STD_TORCH_CHECK(getter != nullptr, "libtorch_cuda is not loaded");
+  CHECK(getter != nullptr, "libtorch_cuda is not loaded");
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(getter(x.get_device_index(), &stream));
   return stream;
