@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from . import machine
 from .case import WAYS, Entry, load_cases
+from .markdown import markdown
 from .record import CorruptRecord, Record, read, write
 from .report import print_report
 from .runner import Runner, find_meter
@@ -25,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     entries = load_cases()
     options = _parse(entries, arguments)
     if options.cases[:1] == ["report"]:
-        print_report(options.records)
+        if options.markdown:
+            print(markdown(options.records), end="")
+        else:
+            print_report(options.records)
         return 0
     torch.set_num_threads(options.threads)
     runner = Runner(
@@ -97,10 +101,15 @@ def _parse(entries: dict[tuple[str, str], Entry], argv: list[str] | None) -> arg
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
     )
+    parser.add_argument(
+        "--markdown", action="store_true", help="with report: print Markdown, as for a README"
+    )
     options = parser.parse_args(argv)
     if options.cases[:1] == ["report"]:
         options.records = _read_records(parser, options.cases[1:])
     else:
+        if options.markdown:
+            parser.error("argument --markdown: goes with report")
         options.chosen = _choose(parser, entries, names, options)
         _check_machine(parser, options)
     return options

@@ -21,7 +21,7 @@ def print_report(records: Sequence[Record], console: Console | None = None) -> N
     if not records:
         console.print("no records")
     for run in _by(records, lambda r: (r.date, r.device)).values():
-        console.print(f"\n[bold]{escape(_machine(run[0]))}[/bold]")
+        console.print(f"\n[bold]{escape(machine_line(run[0]))}[/bold]")
         for kind, title in TITLES.items():
             rows = [r for r in run if r.kind == kind]
             if rows:
@@ -103,8 +103,8 @@ def _times(r: Record, notes: dict[str, int]) -> list[str]:
         return [f"{r.status} {_note(r.reason, notes)}", "", "", ""]
     low, high = r.spread
     return [
-        _seconds(r.seconds),
-        f"{_seconds(low)} - {_seconds(high)}",
+        seconds_text(r.seconds),
+        f"{seconds_text(low)} - {seconds_text(high)}",
         f"{r.ratio:.2f}",
         f"{r.ratio_low:.2f} - {r.ratio_high:.2f}",
     ]
@@ -140,7 +140,8 @@ def _extra(r: Record) -> list[str]:
     return [f"{r.case} {r.shape}, {r.way}: {', '.join(words)}"] if words else []
 
 
-def _machine(r: Record) -> str:
+def machine_line(r: Record) -> str:
+    """Return the machine, the versions and the date of a record, in words."""
     m = r.machine
     where = f"{m.get('gpu')}, driver {m.get('driver')}" if m.get("gpu") else m.get("cpu")
     return (
@@ -149,7 +150,7 @@ def _machine(r: Record) -> str:
     )
 
 
-def _seconds(seconds: float) -> str:
+def seconds_text(seconds: float) -> str:
     """Three digits with a unit: 1.23 s, 45.6 ms, 789 us."""
     factor, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
     value = seconds * factor
