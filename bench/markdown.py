@@ -1,4 +1,4 @@
-"""Records as Markdown, for a README: a row for each way of a model, a row for each shape of an op."""
+"""Records as Markdown, for a README: a row for each way of a model, and for each shape of an op."""
 
 from collections.abc import Iterable, Sequence
 
