@@ -1,10 +1,12 @@
 # Everything from nothing: `make bench` shows a real model in int8, `make test` passes the tests.
 # Both set up .venv first.  A Python that has all that is needed already: make VENV= test
 
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(if $(VENV),$(VENV)/bin/,)
-RUN := $(BIN)python
+RUN := $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
 OUT ?= bench/results
 
 .PHONY: bench test lint format wheel example build gpu gpu-check clean

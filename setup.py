@@ -4,15 +4,18 @@ Environment variables:
   GREEN_KERNELS_CUDA_ARCHS     architectures, as "80;90a"; the default is all below that nvcc knows
   GREEN_KERNELS_NO_CUDA=1      leave the CUDA kernels out, though nvcc is there
   GREEN_KERNELS_NO_EXTENSION=1 build nothing: the ops then run in Triton, or in plain torch
-  GREEN_KERNELS_DEBUG=1        -O0 -g, assertions, and line numbers in the CUDA kernels
+  GREEN_KERNELS_DEBUG=1        the C++ at -O0 -g, and line numbers in the CUDA kernels
   MAX_JOBS                     compilers at a time; the default is one for each core
   CUDA_HOME                    the CUDA toolkit, where it is not /usr/local/cuda
 """
 
+import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from setuptools import setup
 
 VERSION = "0.1.0"
 CUDA_ARCHITECTURES = ["80", "86", "89", "90a", "100", "120"]  # and PTX of the first, for all others
+NVCC_FLAGS = ["-O3", "-std=c++17", "-fmad=false"]  # no multiply-add is fused: the numerics contract
 TORCH_TARGET = "0x020a000000000000"  # the stable ABI of torch 2.10: loads there and in later ones
 
 # Top-level folders keep short names in the repository; installed, they live under green_kernels,
@@ -50,12 +54,15 @@ def packages():
 
 
 def cuda_home():
-    """The toolkit's folder, or None. An nvcc on PATH may be a wrapper that stands elsewhere."""
+    """The toolkit's folder, or None. An nvcc on PATH may be a wrapper, far from its headers."""
     if knob("NO_CUDA"):
         return None
-    for folder in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
-        if folder and Path(folder, "bin/nvcc").exists():
-            return Path(folder)
+    places = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    if found := shutil.which("nvcc"):
+        places.append(Path(found).resolve().parent.parent)
+    for place in filter(None, places):
+        if Path(place, "bin/nvcc").exists() and Path(place, "include/cuda_runtime.h").exists():
+            return Path(place)
     return None
 
 
@@ -76,12 +83,17 @@ def cuda_architectures(nvcc):
     for arch in archs:
         if arch.rstrip("af") not in known:
             sys.exit(f"GREEN_KERNELS_CUDA_ARCHS: this nvcc has no {arch!r}, only {sorted(known)}")
+        if int(arch.rstrip("af")) < 80:
+            sys.exit(f"GREEN_KERNELS_CUDA_ARCHS: the kernels need 80 or newer, got {arch!r}")
     return archs
 
 
 def jobs():
     """How many compilers to run at a time."""
-    return int(os.environ.get("MAX_JOBS") or os.cpu_count())
+    asked = os.environ.get("MAX_JOBS") or str(os.cpu_count())
+    if not asked.isdigit() or int(asked) < 1:
+        sys.exit(f"MAX_JOBS must be a positive integer, got {asked!r}")
+    return int(asked)
 
 
 def compile_cuda(nvcc, archs, folder):
@@ -90,25 +102,36 @@ def compile_cuda(nvcc, archs, folder):
     oldest = min(archs, key=lambda arch: int(arch.rstrip("af")))
     if oldest.isdigit():  # PTX of 90a runs on nothing but 90a
         codes.append(f"-gencode=arch=compute_{oldest},code=compute_{oldest}")
-    flags = ["-std=c++17", "-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off", "-fmad=false"]
-    flags += ["-O0", "-g", "-lineinfo"] if DEBUG else ["-O3"]
+    flags = [*NVCC_FLAGS, "-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off"]
+    flags += ["-g", "-lineinfo"] if DEBUG else []
+    command = [str(nvcc), *flags, *codes]
+    # Objects of another command are not this one's; and a .cpp has the same stem as its .cu.
+    folder = folder / f"cuda-{zlib.crc32(' '.join(command).encode()):08x}"
 
     def compile_one(source):
-        target = folder / source.with_suffix(".cu.o")  # its .cpp has the same stem
+        target = folder / source.with_suffix(".o")
         newest = max(path.stat().st_mtime for path in [*Path("csrc").rglob("*.*h"), source])
         if target.exists() and target.stat().st_mtime > newest:
             return str(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.check_call([nvcc, *flags, *codes, "-c", source, "-o", target])
+        subprocess.check_call([*command, "-c", source, "-o", target])
         return str(target)
 
     with ThreadPoolExecutor(jobs()) as pool:
         return list(pool.map(compile_one, sorted(Path("csrc/cuda").glob("*.cu"))))
 
 
+def pybind11_include():
+    """The folder of pybind11's headers, if it is installed; torch carries them too."""
+    if importlib.util.find_spec("pybind11") is None:
+        return []
+    import pybind11
+
+    return [pybind11.get_include()]
+
+
 def extension():
     """green_kernels._C and the command that builds it."""
-    import pybind11
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
     os.environ["MAX_JOBS"] = str(jobs())
@@ -132,7 +155,7 @@ def extension():
     module = CppExtension(
         "green_kernels._C",
         sorted(map(str, sources)),
-        include_dirs=[pybind11.get_include()],
+        include_dirs=pybind11_include(),
         define_macros=[
             ("TORCH_TARGET_VERSION", TORCH_TARGET),
             ("GREEN_KERNELS_VERSION", f'"{VERSION}"'),

@@ -71,7 +71,7 @@ def architectures():
 
 
 def nvcc(source, arch, kind, target):
-    flags = ["-O3", "-std=c++17", "-fmad=false", "-Xptxas=-v"]
+    flags = [*constant("NVCC_FLAGS"), "-Xptxas=-v"]
     return run(NVCC, *flags, f"-arch=sm_{arch}", kind, source, "-o", target)
 
 
