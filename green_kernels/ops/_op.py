@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,9 @@ class op:
     def __init__(self, reference: Callable):
         functools.update_wrapper(self, reference)
         self.reference = reference
+        parameters = inspect.signature(reference).parameters.values()
+        self._names = [p.name for p in parameters]
+        self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         self._overloads = {}
         schema = torch.library.infer_schema(reference, mutates_args=())
         for backend, kernel in zip(BACKENDS, (self._fallback, self._triton), strict=True):
@@ -60,16 +64,20 @@ class op:
         return [device for device in ("cpu", "cuda") if has_kernel(qualname, device.upper())]
 
     def check(self, check: Callable) -> Callable:
-        """Register what raises on wrong arguments. csrc/common.cpp says the same in C++."""
+        """Register what raises on wrong arguments, given all of them by name.
+
+        csrc/common.cpp says the same in C++.
+        """
         self._check = check
         return check
 
     def fake(self, outputs: Callable) -> None:
-        """Register what returns outputs of the right shape and dtype, without values."""
+        """Register what returns outputs of the right shape and dtype, given arguments by name."""
 
         def checked(*args, **kwargs):
-            self._check(*args, **kwargs)
-            return outputs(*args, **kwargs)
+            arguments = self._by_name(args, kwargs)
+            self._check(**arguments)
+            return outputs(**arguments)
 
         for backend in BACKENDS:
             torch.library.register_fake(self._qualname(backend), checked)
@@ -82,14 +90,17 @@ class op:
     def _qualname(self, backend):
         return f"green_kernels::{self.__name__}" + ("_triton" if backend == "triton" else "")
 
+    def _by_name(self, args, kwargs):
+        return self._defaults | dict(zip(self._names, args, strict=False)) | kwargs
+
     def _fallback(self, *args, **kwargs):
         if args[0].is_cuda and importlib.util.find_spec("triton"):
             return self._triton(*args, **kwargs)
-        self._check(*args, **kwargs)
+        self._check(**self._by_name(args, kwargs))
         return self.reference(*args, **kwargs)
 
     def _triton(self, *args, **kwargs):
-        self._check(*args, **kwargs)
+        self._check(**self._by_name(args, kwargs))
         module = import_module(f"green_kernels.triton_kernels.{self.__name__}")
         with torch.cuda.device_of(args[0]):  # Triton launches on the current device
             return getattr(module, self.__name__)(*args, **kwargs)

@@ -40,32 +40,14 @@ def int8_linear(
 
 
 @int8_linear.check
-def check_int8_linear(
-    x,
-    w_q,
-    w_scale,
-    bias=None,
-    act="none",
-    residual=None,
-    out_dtype=None,
-    w_packed=None,
-):
+def check_int8_linear(x, **others):
     """Raise on what the kernels could not read."""
     check_quantize_rows(x)
-    check_product(x, w_q, w_scale, bias, residual, act, out_dtype, w_packed, "x")
+    check_product(x, whose="x", **others)
 
 
 @int8_linear.fake
-def _(
-    x,
-    w_q,
-    w_scale,
-    bias=None,
-    act="none",
-    residual=None,
-    out_dtype=None,
-    w_packed=None,
-):
+def _(x, w_q, out_dtype, **others):
     return x.new_empty((*x.shape[:-1], w_q.shape[0]), dtype=out_dtype or x.dtype)
 
 

@@ -79,26 +79,16 @@ def int8_matmul(
 
 
 @int8_matmul.check
-def check_int8_matmul(
-    x_q,
-    x_scale,
-    w_q,
-    w_scale,
-    bias=None,
-    residual=None,
-    act="none",
-    out_dtype=None,
-    w_packed=None,
-):
+def check_int8_matmul(x_q, x_scale, **others):
     """Raise on what the kernels could not read."""
     check_dtype(x_q, torch.int8, "x_q")
-    check_product(x_q, w_q, w_scale, bias, residual, act, out_dtype, w_packed, "x_q")
+    check_product(x_q, whose="x_q", **others)
     check_dtype(x_scale, torch.float32, "x_scale")
     check_shape(x_scale, x_q.shape[:-1], "x_scale")
     check_device(x_scale, x_q, "x_scale", "x_q")
 
 
-def check_product(x, w_q, w_scale, bias, residual, act, out_dtype, w_packed, whose):
+def check_product(x, whose, w_q, w_scale, bias, residual, act, out_dtype, w_packed):
     """Raise unless x, whose name is `whose`, can be multiplied by w_q and finished as asked."""
     check_dtype(w_q, torch.int8, "w_q")
     check(w_q.ndim == 2, "w_q", "have shape (N, K)", tuple(w_q.shape))
@@ -123,17 +113,7 @@ def check_product(x, w_q, w_scale, bias, residual, act, out_dtype, w_packed, who
 
 
 @int8_matmul.fake
-def _(
-    x_q,
-    x_scale,
-    w_q,
-    w_scale,
-    bias=None,
-    residual=None,
-    act="none",
-    out_dtype=None,
-    w_packed=None,
-):
+def _(x_q, w_q, out_dtype, **others):
     shape = (*x_q.shape[:-1], w_q.shape[0])
     return x_q.new_empty(shape, dtype=out_dtype or torch.float32)
 
