@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from .record import Record
-from .report import SHORT, machine_line, seconds_text
+from .report import SHORT, extra_lines, machine_line, seconds_text
 
 
 def markdown(records: Sequence[Record]) -> str:
@@ -14,6 +14,7 @@ def markdown(records: Sequence[Record]) -> str:
         blocks.append(_model(case, shape, of_model))
     for case in dict.fromkeys(r.case for r in records if r.kind == "op"):
         blocks.append(_op(case, [r for r in records if r.case == case]))
+    blocks += ["\n".join(f"* {line}" for r in records for line in extra_lines(r))]
     reasons = dict.fromkeys(r.energy_reason for r in records if r.times and r.joules is None)
     blocks += [f"Joules: unavailable, {reason}." for reason in reasons]
     return "\n\n".join(blocks) + "\n"

@@ -94,7 +94,7 @@ def _print_table(title: str, records: Sequence[Record], console: Console) -> Non
     for note, number in notes.items():
         console.print(escape(f"({number}) {note}"))
     for r in records:
-        for line in _extra(r):
+        for line in extra_lines(r):
             console.print(escape(line))
 
 
@@ -129,7 +129,7 @@ def _note(reason: str | None, notes: dict[str, int]) -> str:
     return f"({notes.setdefault(reason or 'no reason given', len(notes) + 1)})"
 
 
-def _extra(r: Record) -> list[str]:
+def extra_lines(r: Record) -> list[str]:
     """Return the further figures of a way as one line; bytes in MB."""
     words = []
     for name, value in r.extra.items():

@@ -28,8 +28,8 @@ class Int8(Recipe):
     min_features: layers with fewer inputs or outputs are left alone. 128 is where int8 overtook
         float32 on a CPU at 1024 rows; below, rounding the rows costs more than is won.
     keep_faster: leave layers that are faster in their own dtype on their device, as far as that has
-        been measured: in bfloat16 on a CPU with AMX, layers with fewer than some 1100 inputs.
-        False converts them all, for the memory that it saves and for speed at small batches.
+        been measured: on a CPU without VNNI and AMX, all; in bfloat16 on a CPU with AMX, those with
+        fewer than some 1100 inputs. False converts them too, for the memory that it saves.
     subclasses: names of subclasses of nn.Linear to convert too, as "Name" or "module.Name"; their
         forward must be nn.Linear's, for it is the one that they will have.
     """

@@ -121,9 +121,11 @@ def _wrong_size(layer, recipe):
 
 
 def _faster_as_it_is(weight, recipe):
-    if not recipe.keep_faster or weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
+    if not recipe.keep_faster or weight.device.type != "cpu":
         return None
-    if "amx-int8" not in build_info().get("cpu_features", ()):
+    if not ops.is_fast_on_cpu():
+        return "faster in float: neither VNNI nor AMX here, or no compiled kernels"
+    if weight.dtype != torch.bfloat16 or "amx-int8" not in build_info()["cpu_features"]:
         return None
     # AMX multiplies int8 twice as fast as bfloat16, which saves time in proportion to N * K for a
     # row; rounding the row costs in proportion to K, finishing its sums to N. The constants are

@@ -98,3 +98,10 @@ def test_wrong_backend_in_the_environment_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("GREEN_KERNELS_BACKEND", "cuda")
     done = python("import green_kernels", tmp_path)
     assert "GREEN_KERNELS_BACKEND must be one of compiled, triton, got 'cuda'" in done.stderr
+
+
+def test_triton_on_a_cpu_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("GREEN_KERNELS_BACKEND", "triton")
+    code = "import torch, green_kernels as gk; gk.ops.quantize_rows(torch.ones(1, 2))"
+    assert "x must be on a CUDA device for the triton backend" in python(code, tmp_path).stderr

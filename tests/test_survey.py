@@ -157,3 +157,9 @@ def test_layers_that_are_faster_in_bfloat16_are_left(features, keeps, monkeypatc
     assert left(Int8()) == [faster if keeps else None, None]
     assert left(Int8(keep_faster=False)) == [None, None]
     assert left(Int8(), torch.float32) == [None, None]
+
+
+def test_layers_are_left_where_int8_is_slow(monkeypatch):
+    monkeypatch.setattr(survey.ops, "is_fast_on_cpu", lambda: False)
+    assert "neither VNNI nor AMX" in convert(nn.Sequential(nn.Linear(F, F)), Int8())["0"].reason
+    assert convert(nn.Sequential(nn.Linear(F, F)), Int8(keep_faster=False)).converted

@@ -68,12 +68,16 @@ def minilm(batch, tokens, device):
 
     def int8(dtype=torch.float32, recipe=None):
         converted = copy.deepcopy(model).to(dtype)
-        gk.convert(converted, recipe or gk.Int8())
-        return converted
+        report = gk.convert(converted, recipe or gk.Int8())
+        return converted, {"int8_layers": len(report.converted), "linear_layers": len(report)}
 
     def ours():
-        converted = int8()
-        return Way(of(converted), extra=_bytes(model, converted, device))
+        converted, layers = int8()
+        return Way(of(converted), extra=layers | _bytes(model, converted, device))
+
+    def ours_bf16(recipe=None):
+        converted, layers = int8(torch.bfloat16, recipe)
+        return Way(of(converted), dtype="bfloat16", extra=layers)
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run(model)
@@ -95,11 +99,9 @@ def minilm(batch, tokens, device):
             "torchao int8": lambda: of(peers.torchao(model)),
             "torchao int8 compiled": lambda: of(peers.torchao_compiled(model, run)),
             "ours": ours,
-            "ours bf16": lambda: Way(of(int8(torch.bfloat16)), dtype="bfloat16"),
-            "ours bf16, all layers": lambda: Way(
-                of(int8(torch.bfloat16, gk.Int8(keep_faster=False))), dtype="bfloat16"
-            ),
-            "ours + torch.compile": lambda: of(peers.compiled(int8(), run)),
+            "ours bf16": ours_bf16,
+            "ours bf16, all layers": lambda: ours_bf16(gk.Int8(keep_faster=False)),
+            "ours + torch.compile": lambda: of(peers.compiled(int8()[0], run)),
         },
     )
 
@@ -117,14 +119,13 @@ def _bytes(model: nn.Module, converted: nn.Module, device: str) -> dict[str, flo
         path = Path(folder, "minilm.safetensors")
         gk.save(converted, path)
         disk = _stored(path, {f"{name}.{key}" for name, _ in layers for key in ("w_q", "w_scale")})
-    peak = _conversion_peak(device)
     return {
         "float32_weight_bytes": before,
         "memory_bytes": memory,
         "memory_ratio": memory / before,
         "disk_bytes": disk,
         "disk_ratio": disk / before,
-        **({} if peak is None else {"conversion_peak_bytes": peak}),
+        "conversion_peak_bytes": _conversion_peak(device),
         "largest_layer_bytes": max(model.get_submodule(name).weight.nbytes for name, _ in layers),
     }
 
@@ -138,7 +139,7 @@ def _stored(path: Path, keys: set[str]) -> int:
     return sum(end - start for start, end in spans)
 
 
-def _conversion_peak(device: str) -> int | None:
+def _conversion_peak(device: str) -> int:
     """Return the most memory that converting held beyond what the float model held."""
     if device != "cpu":
         model = load()[0].to(device)
@@ -148,6 +149,9 @@ def _conversion_peak(device: str) -> int | None:
         return torch.cuda.max_memory_allocated(device) - before
     # A process of its own, in which freed memory goes back at once: each allocation is a mapping.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-    command = [sys.executable, "-P", "-m", f"{__package__.rpartition('.')[0]}.conversion_peak"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    return int(done.stdout) if done.returncode == 0 else None
+    command = [sys.executable, "-m", f"{__package__.rpartition('.')[0]}.conversion_peak"]
+    with tempfile.TemporaryDirectory() as elsewhere:  # not the root, whose folders shadow packages
+        done = subprocess.run(
+            command, env=environment, cwd=elsewhere, capture_output=True, text=True, check=True
+        )
+    return int(done.stdout)

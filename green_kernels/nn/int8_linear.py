@@ -117,8 +117,12 @@ class Int8Linear(nn.Module):
     @property
     def nbytes(self) -> int:
         """Bytes held in memory: w_q, w_scale, bias and the packed copy."""
-        held = (self.w_q, self.w_scale, self.bias, self.w_packed)
-        return sum(t.numel() * t.element_size() for t in held if t is not None)
+        held = [t.nbytes for t in (self.w_q, self.w_scale, self.bias) if t is not None]
+        packed = self.w_packed
+        if packed is None:
+            return sum(held)
+        opaque = packed.layout == torch._mkldnn  # which pads, and does not say so in its shape
+        return sum(held) + (torch.ops.mkldnn._nbytes(packed) if opaque else packed.nbytes)
 
     def extra_repr(self) -> str:
         """The sizes, as in nn.Linear, and the activation where there is one."""

@@ -3,7 +3,7 @@
 from green_kernels.ops._op import BACKENDS, OPS, use
 from green_kernels.ops.int8_linear import int8_linear
 from green_kernels.ops.int8_matmul import ACTIVATIONS, MAX_K, int8_matmul
-from green_kernels.ops.pack import pack_weight
+from green_kernels.ops.pack import is_fast_on_cpu, pack_weight
 from green_kernels.ops.quantize_rows import quantize_rows
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "OPS",
     "int8_linear",
     "int8_matmul",
+    "is_fast_on_cpu",
     "pack_weight",
     "quantize_rows",
     "use",

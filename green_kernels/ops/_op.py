@@ -101,6 +101,13 @@ class op:
 
     def _triton(self, *args, **kwargs):
         self._check(**self._by_name(args, kwargs))
+        if importlib.util.find_spec("triton") is None:
+            raise RuntimeError("the triton backend needs Triton: pip install triton")
+        if not args[0].is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+            raise RuntimeError(
+                f"{self._names[0]} must be on a CUDA device for the triton backend, got "
+                f"{args[0].device}; TRITON_INTERPRET=1, set from the start, interprets it"
+            )
         module = import_module(f"green_kernels.triton_kernels.{self.__name__}")
         with torch.cuda.device_of(args[0]):  # Triton launches on the current device
             return getattr(module, self.__name__)(*args, **kwargs)
