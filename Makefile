@@ -6,10 +6,11 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(if $(VENV),$(VENV)/bin/,)
-RUN := $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
+RUN := $(if $(VENV),$(abspath $(VENV))/bin/python,$(PYTHON))
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 OUT ?= bench/results
 
-.PHONY: bench test lint format wheel example build gpu gpu-check clean
+.PHONY: bench test lint format wheel example build always gpu gpu-check clean
 
 bench: build  ## MiniLM and the ops: accuracy, speed against peers, joules
 	$(RUN) -m bench
@@ -35,11 +36,19 @@ wheel: build
 	rm -rf dist
 	$(RUN) -m build --no-isolation
 
-# The extension is compiled again only where a source has changed.
-build: $(if $(VENV),$(VENV)/ready)
+# The extension is compiled again where a source has changed.  (Other knobs: touch setup.py.)
+build: $(if $(VENV),$(VENV)/built,always)
+
+$(VENV)/built: $(VENV)/ready $(SOURCES)
+	$(RUN) -m pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+
+always:
 	$(RUN) -m pip install --quiet --no-build-isolation --no-deps -e .
 
-# torch is pinned to a build for the CPU: a looser pin may fetch gigabytes of CUDA libraries.
+# torch is pinned to one version, since a looser pin fetches the newest.  On Linux, PyPI's is a build
+# with gigabytes of CUDA libraries: PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL may name a place with torch's
+# wheels for the CPU, which are all that is needed.
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
@@ -54,7 +63,8 @@ gpu: build gpu-check
 
 gpu-check:  ## the same of what is installed already, such as a wheel
 	mkdir -p "$(OUT)"
-	$(RUN) -c "import green_kernels, json; print(json.dumps(green_kernels.build_info(), indent=1))" | tee "$(OUT)/build.json"
+	cd "$(OUT)" && $(RUN) -c "import green_kernels as gk, json; info = gk.build_info(); print(json.dumps(info, indent=1)); \
+	    assert all('cuda' in devices for devices in info['kernels'].values()), 'built without CUDA kernels'" | tee build.json
 	timeout 600 $(RUN) -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib --junitxml="$(OUT)/tests.xml" \
 	    tests/test_quantize_rows.py tests/test_int8_matmul.py tests/test_int8_linear.py tests/test_nn_int8_linear.py tests/test_layout.py
 	if command -v compute-sanitizer; then timeout 600 compute-sanitizer --error-exitcode 1 $(RUN) -m pytest -q -p no:cacheprovider \

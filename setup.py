@@ -170,7 +170,7 @@ def extension():
             "-ffp-contract=off",  # the numerics contract: no multiply-add is fused
             "-fno-math-errno",
         ],
-        depends=sorted(map(str, Path("csrc").rglob("*.*h"))),
+        depends=sorted(map(str, Path("csrc").rglob("*.*"))),
     )
     return {"ext_modules": [module], "cmdclass": {"build_ext": Build}}
 
@@ -179,5 +179,6 @@ setup(
     version=VERSION,
     packages=sorted(packages()),
     package_dir=PACKAGE_DIR,
+    include_package_data=False,  # the records under bench/results/ stay in the repository
     **({} if knob("NO_EXTENSION") else extension()),
 )

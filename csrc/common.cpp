@@ -1,6 +1,8 @@
 // What the kernels' torch side shares.
 #include "common.h"
 
+#include <cctype>
+
 namespace green_kernels {
 namespace {
 
@@ -8,7 +10,7 @@ constexpr const char* kActs[] = {"none", "relu", "gelu", "gelu_tanh", "silu"};
 
 bool is_floating(ScalarType dtype) {
   return dtype == ScalarType::Float || dtype == ScalarType::Half || dtype == ScalarType::BFloat16 ||
-         dtype == ScalarType::Double;
+         dtype == ScalarType::Double || name(dtype).rfind("torch.float8", 0) == 0;
 }
 
 std::string tuple(const std::vector<int64_t>& sizes) {
@@ -17,7 +19,12 @@ std::string tuple(const std::vector<int64_t>& sizes) {
   return text + (sizes.size() == 1 ? ",)" : ")");
 }
 
+void check_dense(const Tensor& x, const char* argument) {
+  CHECK(x.layout() == torch::headeronly::Layout::Strided, argument, " must be a dense tensor");
+}
+
 void check_dtype(const Tensor& x, ScalarType dtype, const char* argument) {
+  check_dense(x, argument);
   CHECK(x.scalar_type() == dtype, argument, " must be ", name(dtype).substr(6), ", got ",
         name(x.scalar_type()));
 }
@@ -29,8 +36,9 @@ void check_shape(const Tensor& x, const std::vector<int64_t>& sizes, const char*
 }
 
 void check_device(const Tensor& x, const Tensor& of, const char* argument, const char* whose) {
-  CHECK(x.is_cuda() == of.is_cuda() && x.get_device_index() == of.get_device_index(), argument,
-        " must be on the device of ", whose);
+  CHECK(x.is_cuda() == of.is_cuda() && x.is_cpu() == of.is_cpu() &&
+            x.get_device_index() == of.get_device_index(),
+        argument, " must be on the device of ", whose);
 }
 
 // What the two matrix ops have in common; `x` is the left matrix and `whose` its name.
@@ -47,11 +55,13 @@ void check_matrices(const Tensor& x, const Tensor& w_q, const Tensor& w_scale,
   check_device(w_q, x, "w_q", whose);
   check_device(w_scale, x, "w_scale", whose);
   if (bias) {
+    check_dense(*bias, "bias");
     to_float(*bias, "bias");
     check_shape(*bias, {N}, "bias");
     check_device(*bias, x, "bias", whose);
   }
   if (residual) {
+    check_dense(*residual, "residual");
     to_float(*residual, "residual");
     check_shape(*residual, sizes_with_last(x, N), "residual");
     check_device(*residual, x, "residual", whose);
@@ -82,8 +92,11 @@ std::string name(ScalarType dtype) {
       return "torch.int64";
     case ScalarType::Bool:
       return "torch.bool";
-    default:
-      return std::string("torch.") + torch::headeronly::toString(dtype);
+    default: {
+      std::string rare = torch::headeronly::toString(dtype);
+      for (char& c : rare) c = char(std::tolower(static_cast<unsigned char>(c)));
+      return "torch." + rare;
+    }
   }
 }
 
@@ -102,6 +115,7 @@ Float to_float(ScalarType dtype, const char* argument) {
 }
 
 void check_quantize_rows(const Tensor& x) {
+  check_dense(x, "x");
   to_float(x, "x");
   CHECK(x.dim() >= 1, "x must have shape (..., K), got ()");
 }

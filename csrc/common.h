@@ -53,6 +53,15 @@ void check_int8_matmul(const Tensor& x_q, const Tensor& x_scale, const Tensor& w
 void check_int8_linear(const Tensor& x, const Tensor& w_q, const Tensor& w_scale,
                        const OptTensor& bias, const OptTensor& residual);
 
+// An error unless x, of that name, is where a kernel runs.  An opaque w_packed, or a CUDA one,
+// brings a call to its kernel whatever x is.
+inline void check_on_cpu(const Tensor& x, const char* argument) {
+  CHECK(x.is_cpu(), argument, " must be on the device of w_packed");
+}
+inline void check_on_cuda(const Tensor& x, const char* argument) {
+  CHECK(x.is_cuda(), argument, " must be on the device of w_packed");
+}
+
 // The sizes of x, its last one replaced by n, or left out.
 std::vector<int64_t> sizes_with_last(const Tensor& x, int64_t n);
 std::vector<int64_t> sizes_without_last(const Tensor& x);

@@ -41,13 +41,24 @@ std::string compiler() {
 #endif
 }
 
+const char* onednn_left_name() {
+  switch (onednn_left()) {
+    case Left::kSigned:
+      return "signed";
+    case Left::kUnsigned:
+      return "unsigned";
+    default:
+      return "not exact";
+  }
+}
+
 pybind11::dict build_info() {
   using pybind11::literals::operator""_a;
   return pybind11::dict("version"_a = GREEN_KERNELS_VERSION, "compiler"_a = compiler(),
                         "cuda"_a = GREEN_KERNELS_CUDA_VERSION,
                         "cuda_architectures"_a = GREEN_KERNELS_CUDA_ARCHITECTURES,
                         "debug"_a = bool(GREEN_KERNELS_DEBUG), "cpu_features"_a = cpu_features(),
-                        "onednn_int8_is_exact"_a = onednn_is_exact());
+                        "onednn_int8"_a = onednn_left_name());
 }
 
 }  // namespace
@@ -56,7 +67,8 @@ pybind11::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels of green_kernels, registered with torch when this is imported.";
   m.def("build_info", &green_kernels::build_info, "Facts of this build and of the CPU it runs on.");
-  m.def("onednn_is_exact", &green_kernels::onednn_is_exact,
-        "Whether oneDNN multiplies uint8 by int8 exactly here, and so is worth packing for.");
+  m.def(
+      "onednn_is_exact", [] { return green_kernels::onednn_left() != green_kernels::Left::kNone; },
+      "Whether oneDNN multiplies int8 exactly and fast here, and so is worth packing for.");
   green_kernels::bind_schedule(m);
 }

@@ -83,15 +83,31 @@ def test_reference_activations_are_those_of_torch(act):
     torch.testing.assert_close(gradient(torch.ones_like(z), z), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_sums_are_exact_to_the_last_K(device, backend, assert_same_bits):
-    x_q = torch.full((2, MAX_K), 127, dtype=torch.int8, device=device)
+@pytest.mark.parametrize("M", [1, 2, 20])
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "as it is"])
+def test_sums_are_exact_to_the_last_K(M, packed, device, backend, assert_same_bits):
+    x_q = torch.full((M, MAX_K), 127, dtype=torch.int8, device=device)
     w_q = torch.full((3, MAX_K), 127, dtype=torch.int8, device=device)
     w_q[1] = -127
     w_q[2, 0] = 126  # one less than the most, which float32 sums would not see
-    one = torch.ones(3, device=device)
-    y = int8_matmul(x_q, one[:2], w_q, one)
+    one = torch.ones(M + 3, device=device)
+    w_packed = pack_weight(w_q) if packed else None
+    y = int8_matmul(x_q, one[:M], w_q, one[:3], w_packed=w_packed)
     most = 127 * 127 * MAX_K
-    assert_same_bits(y, torch.tensor([[most, -most, most - 127]] * 2, device=device).float())
+    assert_same_bits(y, torch.tensor([[most, -most, most - 127]] * M, device=device).float())
+
+
+@pytest.mark.parametrize("shape", [(1, 33, 4097), (40, 48, 4096), (20, 16, 20_000)], ids=str)
+def test_large_sums_of_one_sign(shape, device, backend, assert_same_bits):
+    """Sums beyond 2**24, where a float32 cannot hold each: a kernel must round once, at the end."""
+    M, N, K = shape
+    x_q = torch.randint(1, 128, (M, K), dtype=torch.int8, device=device)
+    w_q = torch.randint(1, 128, (N, K), dtype=torch.int8, device=device)
+    args = x_q, torch.ones(M, device=device), w_q, torch.ones(N, device=device)
+    expected = int8_matmul.reference(*args)
+    assert expected.max() > 2**24
+    assert_same_bits(int8_matmul(*args), expected)
+    assert_same_bits(int8_matmul(*args, w_packed=pack_weight(w_q)), expected)
 
 
 def test_rows_do_not_depend_on_their_batch(arguments, backend, assert_same_bits):
@@ -185,6 +201,11 @@ ERRORS = {
         {"x_q": torch.tensor(1, dtype=torch.int8)},
         r"x_q must have shape \(..., K = 16\), got \(\)",
     ),
+    "x_q sparse": (
+        {"x_q": torch.ones(4, 16, dtype=torch.int8).to_sparse()},
+        "x_q must be a dense tensor",
+    ),
+    "residual sparse": ({"residual": torch.ones(4, 8).to_sparse()}, "residual must be a dense"),
     "x_scale half": (
         {"x_scale": torch.ones(4).half()},
         "x_scale must be float32, got torch.float16",
@@ -247,6 +268,20 @@ def test_errors_name_the_device(argument, backend):
     wrong[argument] = wrong[argument].to("meta")
     with pytest.raises(RuntimeError, match=f"^{argument} must be on the device of x_q"):
         int8_matmul(**wrong)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's packed weights")
+def test_packed_weights_do_not_bring_other_devices_to_the_kernel(weights, backend):
+    w_q, w_scale, _ = weights(8, 16)
+    w_packed = pack_weight(w_q)
+    if w_packed is None:
+        return
+    x_q, x_scale = torch.ones(4, 16, dtype=torch.int8, device="meta"), torch.ones(4, device="meta")
+    message = "^x_q must be on the device of w_packed"
+    with pytest.raises(RuntimeError, match=message):
+        int8_matmul(x_q, x_scale, w_q.to("meta"), w_scale.to("meta"), w_packed=w_packed)
+    with pytest.raises(RuntimeError, match="^(x_q|w_q) must be on the device of"):
+        int8_matmul(x_q, x_scale, w_q, w_scale, w_packed=w_packed)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's packed weights")

@@ -9,14 +9,15 @@ namespace {
 Tensor int8_linear(const Tensor& x_in, const Tensor& w_q, const Tensor& w_scale,
                    const OptTensor& bias, Act act, const OptTensor& residual,
                    const OptScalarType& out_dtype, const OptTensor& w_packed) {
+  check_on_cpu(x_in, "x");
   check_int8_linear(x_in, w_q, w_scale, bias, residual);
   const Tensor x = dense(x_in);
   const Float dtype = to_float(x, "x");
   const int64_t K = w_q.size(1);
   const auto* from = static_cast<const char*>(x.const_data_ptr());
-  const FillRows fill = [=](int64_t first, int64_t last, uint8_t* x_u8, float* scale) {
-    for (int64_t m = first; m < last; ++m, x_u8 += K)
-      *scale++ = quantize_row(from + m * K * bytes(dtype), dtype, K, kUnsignedZero, x_u8);
+  const FillRows fill = [=](int64_t first, int64_t last, int zero, uint8_t* x_q, float* scale) {
+    for (int64_t m = first; m < last; ++m, x_q += K)
+      *scale++ = quantize_row(from + m * K * bytes(dtype), dtype, K, zero, x_q);
   };
   return int8_product(rows(x), fill, w_q, w_scale, bias, act, residual,
                       sizes_with_last(x, w_q.size(0)), out_dtype.value_or(x.scalar_type()),

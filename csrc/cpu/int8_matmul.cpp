@@ -64,7 +64,8 @@ class Epilogue {
 };
 
 bool is_packed(const Tensor& w_packed, int64_t N, int64_t K) {
-  return w_packed.layout() == torch::headeronly::Layout::Mkldnn && w_packed.dim() == 2 &&
+  return w_packed.layout() == torch::headeronly::Layout::Mkldnn &&
+         w_packed.scalar_type() == ScalarType::Char && w_packed.dim() == 2 &&
          w_packed.size(0) == K && w_packed.size(1) == N;
 }
 
@@ -77,11 +78,11 @@ void multiply_small(int64_t M, const FillRows& fill, const Tensor& w_q, const Ep
   const int64_t rows = std::max<int64_t>(1, kLittleWork / std::max<int64_t>(1, N * K));
   const int64_t columns = std::max<int64_t>(1, kLittleWork / std::max<int64_t>(1, K));
   torch::stable::parallel_for(0, M, rows, [&](int64_t first, int64_t last) {
-    std::vector<uint8_t> x(K);
+    std::vector<int8_t> x(K);
     std::vector<float> acc(N);
     float x_scale;
     for (int64_t m = first; m < last; ++m) {
-      fill(m, m + 1, x.data(), &x_scale);
+      fill(m, m + 1, 0, reinterpret_cast<uint8_t*>(x.data()), &x_scale);
       torch::stable::parallel_for(0, N, columns, [&](int64_t n, int64_t n_last) {
         dot_rows(x.data(), w + n * K, n_last - n, K, acc.data() + n);
       });
@@ -94,13 +95,15 @@ void multiply_small(int64_t M, const FillRows& fill, const Tensor& w_q, const Ep
 Tensor multiply(int64_t first, int64_t last, const FillRows& fill, const Tensor& w_packed,
                 const Epilogue& finish, void* y) {
   const int64_t K = w_packed.size(0), N = w_packed.size(1);
-  Tensor x = torch::stable::empty({last - first, K}, ScalarType::Byte);
-  auto* x_ptr = x.mutable_data_ptr<uint8_t>();
+  const Left left = onednn_left();
+  Tensor x = onednn_rows(left, last - first, K);
+  auto* x_ptr = static_cast<uint8_t*>(x.mutable_data_ptr());
   std::vector<float> x_scale(last - first);
   torch::stable::parallel_for(first, last, kGrain, [&](int64_t begin, int64_t end) {
-    fill(begin, end, x_ptr + (begin - first) * K, x_scale.data() + (begin - first));
+    fill(begin, end, zero_point(left), x_ptr + (begin - first) * K,
+         x_scale.data() + (begin - first));
   });
-  Tensor sums = onednn_product(x, w_packed);
+  Tensor sums = onednn_product(left, x, w_packed);
   auto* acc = sums.mutable_data_ptr<float>();
   auto* out = static_cast<char*>(y ? y : acc);
   const int64_t row_bytes = finish.row_bytes();
@@ -114,13 +117,14 @@ Tensor multiply(int64_t first, int64_t last, const FillRows& fill, const Tensor&
 Tensor int8_matmul(const Tensor& x_q_in, const Tensor& x_scale_in, const Tensor& w_q,
                    const Tensor& w_scale, const OptTensor& bias, const OptTensor& residual, Act act,
                    const OptScalarType& out_dtype, const OptTensor& w_packed) {
+  check_on_cpu(x_q_in, "x_q");
   check_int8_matmul(x_q_in, x_scale_in, w_q, w_scale, bias, residual);
   const Tensor x_q = dense(x_q_in), x_scale = dense(x_scale_in);
   const int64_t K = w_q.size(1);
   const int8_t* from = x_q.const_data_ptr<int8_t>();
   const float* scales = x_scale.const_data_ptr<float>();
-  const FillRows fill = [=](int64_t first, int64_t last, uint8_t* x, float* scale) {
-    offset_row(from + first * K, (last - first) * K, x);
+  const FillRows fill = [=](int64_t first, int64_t last, int zero, uint8_t* x, float* scale) {
+    offset_row(from + first * K, (last - first) * K, zero, x);
     std::copy(scales + first, scales + last, scale);
   };
   return int8_product(rows(x_q), fill, w_q, w_scale, bias, act, residual,
@@ -139,7 +143,7 @@ Tensor int8_product(int64_t M, const FillRows& fill, const Tensor& w_q, const Te
   CHECK(!w_packed || is_packed(*w_packed, N, K),
         "w_packed must be what pack_weight(w_q) returned, got shape ", shape(*w_packed));
 
-  const bool packed = w_packed || (M >= kRowsToPack && onednn_is_exact());
+  const bool packed = w_packed || (M >= kRowsToPack && onednn_left() != Left::kNone);
   if (!packed || M * N * K <= kLittleWork) {
     Tensor y = torch::stable::empty(sizes, out_dtype);
     if (y.numel()) multiply_small(M, fill, dense(w_q), finish, y);

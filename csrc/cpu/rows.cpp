@@ -157,16 +157,16 @@ GREEN_KERNELS_CLONES float quantize_row(const void* x, Float dtype, int64_t K, i
   }
 }
 
-GREEN_KERNELS_CLONES void offset_row(const int8_t* x_q, int64_t K, uint8_t* to) {
-  for (int64_t k = 0; k < K; ++k) to[k] = uint8_t(x_q[k]) ^ kUnsignedZero;
+GREEN_KERNELS_CLONES void offset_row(const int8_t* x_q, int64_t K, int zero, uint8_t* to) {
+  for (int64_t k = 0; k < K; ++k) to[k] = uint8_t(x_q[k] + zero);
 }
 
-GREEN_KERNELS_CLONES void dot_rows(const uint8_t* x, const int8_t* w_q, int64_t N, int64_t K,
+GREEN_KERNELS_CLONES void dot_rows(const int8_t* x_q, const int8_t* w_q, int64_t N, int64_t K,
                                    float* acc) {
   for (int64_t n = 0; n < N; ++n) {
     const int8_t* w = w_q + n * K;
     int32_t dot = 0;
-    for (int64_t k = 0; k < K; ++k) dot += int16_t(x[k] - kUnsignedZero) * int16_t(w[k]);
+    for (int64_t k = 0; k < K; ++k) dot += int16_t(x_q[k]) * int16_t(w[k]);
     acc[n] = float(dot);
   }
 }

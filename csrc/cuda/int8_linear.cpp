@@ -11,6 +11,7 @@ namespace {
 Tensor int8_linear(const Tensor& x_in, const Tensor& w_q_in, const Tensor& w_scale_in,
                    const OptTensor& bias_in, Act act, const OptTensor& residual_in,
                    const OptScalarType& out_dtype, const OptTensor& w_packed) {
+  check_on_cuda(x_in, "x");
   check_int8_linear(x_in, w_q_in, w_scale_in, bias_in, residual_in);
   const DeviceGuard guard(x_in.get_device_index());
   const Tensor x = dense(x_in);

@@ -11,6 +11,7 @@ namespace {
 Tensor int8_matmul(const Tensor& x_q_in, const Tensor& x_scale_in, const Tensor& w_q_in,
                    const Tensor& w_scale_in, const OptTensor& bias_in, const OptTensor& residual_in,
                    Act act, const OptScalarType& out_dtype, const OptTensor& w_packed) {
+  check_on_cuda(x_q_in, "x_q");
   check_int8_matmul(x_q_in, x_scale_in, w_q_in, w_scale_in, bias_in, residual_in);
   const DeviceGuard guard(x_q_in.get_device_index());
   const int64_t M = rows(x_q_in), N = w_q_in.size(0), K = w_q_in.size(1);

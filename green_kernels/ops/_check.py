@@ -17,8 +17,20 @@ def check_float(dtype: torch.dtype, argument: str) -> None:
     check(dtype in FLOATS, argument, "be float32, float16 or bfloat16", dtype)
 
 
+def check_dense(x: Tensor, argument: str) -> None:
+    """Raise unless x is an ordinary tensor: not sparse, nor opaque."""
+    torch._check(x.layout == torch.strided, lambda: f"{argument} must be a dense tensor")
+
+
+def check_float_tensor(x: Tensor, argument: str) -> None:
+    """Raise unless x is dense and of one of the three dtypes."""
+    check_dense(x, argument)
+    check_float(x.dtype, argument)
+
+
 def check_dtype(x: Tensor, dtype: torch.dtype, argument: str) -> None:
-    """Raise unless x is of that dtype."""
+    """Raise unless x is dense and of that dtype."""
+    check_dense(x, argument)
     check(x.dtype == dtype, argument, f"be {str(dtype).removeprefix('torch.')}", x.dtype)
 
 

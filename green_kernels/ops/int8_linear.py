@@ -29,7 +29,7 @@ def int8_linear(
     bias: (N,) and residual: (..., N), each float32, float16 or bfloat16
     act: "none", "relu", "gelu", "gelu_tanh" or "silu"
     out_dtype: float32, float16 or bfloat16; None is the dtype of x
-    w_packed: what pack_weight(w_q) returned; it changes the speed, never the result
+    w_packed: what pack_weight made of this very w_q, for speed; of another one it is not noticed
     returns: (..., N), in out_dtype
     raises: RuntimeError that names the argument at fault
     """

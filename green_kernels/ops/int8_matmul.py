@@ -10,6 +10,7 @@ from green_kernels.ops._check import (
     check_device,
     check_dtype,
     check_float,
+    check_float_tensor,
     check_shape,
 )
 from green_kernels.ops._op import op
@@ -26,6 +27,11 @@ def _gelu_tanh(z):
     return z * torch.sigmoid(math.sqrt(8 / math.pi) * (z + 0.044715 * z**3))
 
 
+def _silu_gradient(dy, z):
+    s = torch.sigmoid(z)
+    return dy * s * (1 + z * (1 - s))
+
+
 # In the order of csrc/types.h: each with its gradient (of the output, the input).
 ACTIVATIONS = {
     "none": (lambda z: z, lambda dy, z: dy),
@@ -35,7 +41,7 @@ ACTIVATIONS = {
         _gelu_tanh,
         lambda dy, z: torch.ops.aten.gelu_backward(dy, z, approximate="tanh"),
     ),
-    "silu": (lambda z: z * torch.sigmoid(z), lambda dy, z: torch.ops.aten.silu_backward(dy, z)),
+    "silu": (lambda z: z * torch.sigmoid(z), _silu_gradient),
 }
 
 
@@ -62,7 +68,7 @@ def int8_matmul(
     bias: (N,) and residual: (..., N), each float32, float16 or bfloat16
     act: "none", "relu", "gelu", "gelu_tanh" or "silu"
     out_dtype: float32 (as None), float16 or bfloat16
-    w_packed: what pack_weight(w_q) returned; it changes the speed, never the result
+    w_packed: what pack_weight made of this very w_q, for speed; of another one it is not noticed
     returns: (..., N), in out_dtype
     raises: RuntimeError that names the argument at fault
     """
@@ -100,16 +106,18 @@ def check_product(x, whose, w_q, w_scale, bias, residual, act, out_dtype, w_pack
     check_device(w_q, x, "w_q", whose)
     check_device(w_scale, x, "w_scale", whose)
     if bias is not None:
-        check_float(bias.dtype, "bias")
+        check_float_tensor(bias, "bias")
         check_shape(bias, (N,), "bias")
         check_device(bias, x, "bias", whose)
     if residual is not None:
-        check_float(residual.dtype, "residual")
+        check_float_tensor(residual, "residual")
         check_shape(residual, (*x.shape[:-1], N), "residual")
         check_device(residual, x, "residual", whose)
     check(act in ACTIVATIONS, "act", f"be one of {', '.join(ACTIVATIONS)}", repr(act))
     if out_dtype is not None:
         check_float(out_dtype, "out_dtype")
+    if w_packed is not None:
+        check_device(x, w_packed, whose, "w_packed")
 
 
 @int8_matmul.fake

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from green_kernels.ops._check import check, check_float
+from green_kernels.ops._check import check, check_float_tensor
 from green_kernels.ops._op import op
 
 INT8_MAX = 127
@@ -35,7 +35,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 @quantize_rows.check
 def check_quantize_rows(x):
     """Raise on what is not a matrix of floating point numbers."""
-    check_float(x.dtype, "x")
+    check_float_tensor(x, "x")
     check(x.ndim >= 1, "x", "have shape (..., K)", tuple(x.shape))
 
 
