@@ -16,7 +16,6 @@ from rich.console import Console
 from green_kernels.bench import command, record, report
 from green_kernels.bench.case import Case, Entry, Unavailable, Way, load_cases
 from green_kernels.bench.cases.int8_linear import int8_linear
-from green_kernels.bench.markdown import markdown
 from green_kernels.bench.record import CorruptRecord, Record
 from green_kernels.bench.runner import Runner, turn
 
@@ -420,12 +419,3 @@ def test_help_works_from_the_root():
     )
     assert done.returncode == 0, done.stderr
     assert "python -m bench report FILE" in done.stdout
-
-
-def test_tables_of_the_readme_are_printed_from_records():
-    """No figure is typed: what stands between the marks is what the records give."""
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"<!-- records: (\S+) -->\n(.*?)<!-- end of records -->", text, re.DOTALL)
-    assert blocks
-    for path, block in blocks:
-        assert block == markdown(record.read(ROOT / path))
