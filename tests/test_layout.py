@@ -1,5 +1,6 @@
 """The promises of the layout: every op has its kernels, and every folder knows it by one name."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import green_kernels as gk
 ROOT = Path(__file__).parent.parent
 HOMES = [
     "csrc/cpu/{}.cpp",
+    "csrc/cuda/{}.h",
     "csrc/cuda/{}.cu",
     "csrc/cuda/{}.cpp",
     "triton_kernels/{}.py",
@@ -25,6 +27,37 @@ HOMES = [
 @pytest.mark.parametrize("home", HOMES)
 def test_op_is_where_its_name_says(op, home):
     assert (ROOT / home.format(op)).exists()
+
+
+# What each part may import of the others: the arrow model -> convert -> nn -> ops -> kernel.
+MAY_IMPORT = {
+    "green_kernels/ops": {"ops", "_C", "triton_kernels"},
+    "green_kernels/nn": {"ops", "nn", "recipes"},
+    "green_kernels/recipes.py": set(),
+    "green_kernels/energy": {"energy"},
+    "green_kernels/survey.py": {"ops", "nn", "recipes", "build"},
+    "green_kernels/convert.py": {"nn", "recipes", "report", "survey"},
+    "triton_kernels": set(),
+}
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_arrows_never_turn_back(part):
+    files = [ROOT / part] if part.endswith(".py") else (ROOT / part).glob("*.py")
+    imported = re.findall(
+        r"^ *(?:from|import) green_kernels(?:\.(\w+)| import (\w+))",
+        "\n".join(file.read_text() for file in files),
+        re.MULTILINE,
+    )
+    parts = {one or other for one, other in imported}
+    assert parts <= MAY_IMPORT[part]
+
+
+def test_kernels_see_no_torch():
+    """So that they compile in a second, and their launchers run without it."""
+    sources = [*(ROOT / "csrc/cuda").glob("*.cu*"), ROOT / "csrc/types.h", ROOT / "csrc/epilogue.h"]
+    for path in sources:
+        assert "<torch" not in path.read_text(), path
 
 
 @pytest.mark.parametrize("layer", [name for name in gk.nn.__all__])
