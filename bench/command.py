@@ -1,8 +1,9 @@
 """The command line of the bench."""
 
 import argparse
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -106,6 +107,7 @@ def _parse(entries: dict[tuple[str, str], Entry], argv: list[str] | None) -> arg
     )
     options = parser.parse_args(argv)
     if options.cases[:1] == ["report"]:
+        _refuse_options(parser, argv, vars(options).keys() - {"cases", "markdown"})
         options.records = _read_records(parser, options.cases[1:])
     else:
         if options.markdown:
@@ -113,6 +115,15 @@ def _parse(entries: dict[tuple[str, str], Entry], argv: list[str] | None) -> arg
         options.chosen = _choose(parser, entries, names, options)
         _check_machine(parser, options)
     return options
+
+
+def _refuse_options(parser, argv: list[str] | None, names: Iterable[str]) -> None:
+    """End with the first of these options that was given, be it with its default."""
+    parser.set_defaults(**dict.fromkeys(names))
+    given = vars(parser.parse_args(argv))
+    for name in given:
+        if name in names and given[name] is not None:
+            parser.error(f"argument --{name.replace('_', '-')}: does not go with report")
 
 
 def _choose(parser, entries, names, options) -> dict[tuple[str, str], Entry]:
@@ -152,14 +163,20 @@ def _read_records(parser, files: list[str]) -> list[Record]:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
     return value

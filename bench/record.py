@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 FORMAT = 1  # to be raised when a field changes its meaning
+KINDS = ("op", "model")
 STATUSES = ("timed", "refused", "unavailable")
 
 
@@ -75,7 +76,7 @@ class Record:
         """Read a line; raise CorruptRecord naming the key that is wrong."""
         try:
             values = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # too many digits, too many brackets
             raise CorruptRecord(f"{where}: not JSON: {error}") from None
         if not isinstance(values, dict):
             raise CorruptRecord(f"{where}: must be an object, got {type(values).__name__}")
@@ -97,17 +98,33 @@ class Record:
 
     def _check(self, where: str) -> None:
         """Refuse values that have the right type and make no sense."""
+        if self.kind not in KINDS:
+            raise CorruptRecord(f"{where}: kind must be one of {KINDS}, got {self.kind!r}")
         if self.status not in STATUSES:
             raise CorruptRecord(f"{where}: status must be one of {STATUSES}, got {self.status!r}")
         if (self.status == "timed") != bool(self.times):
             raise CorruptRecord(f"{where}: times must be there if status is timed, and only then")
         if (self.joules is None) == (self.energy_status == "measured"):
             raise CorruptRecord(f"{where}: joules must be null unless energy_status is measured")
-        numbers = {f.name: getattr(self, f.name) for f in fields(self)}
-        numbers |= {f"times[{i}]": seconds for i, seconds in enumerate(self.times)}
-        for key, value in numbers.items():
-            if isinstance(value, int | float) and not (math.isfinite(value) and value >= 0):
-                raise CorruptRecord(f"{where}: {key} must be finite and not negative, got {value}")
+        for key in ("error", "ratio", "ratio_low", "ratio_high"):
+            if self.times and getattr(self, key) is None:
+                raise CorruptRecord(f"{where}: {key} must be a number if status is timed, got None")
+        self._check_numbers(where)
+
+    def _check_numbers(self, where: str) -> None:
+        """Refuse numbers that cannot be computed with."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, int | float) and not (_is_finite(value) and value >= 0):
+                got = f"finite and not negative, got {value}"
+                raise CorruptRecord(f"{where}: {f.name} must be {got}")
+        for i, value in enumerate(self.times):
+            if not (_is_finite(value) and value > 0):
+                raise CorruptRecord(f"{where}: times[{i}] must be finite and positive, got {value}")
+        for name, value in self.extra.items():
+            if not (_fits(value, float) and _is_finite(value)):
+                got = f"a finite number, got {value!r}"
+                raise CorruptRecord(f"{where}: extra[{name!r}] must be {got}")
 
 
 def quartiles(values: Iterable[float]) -> tuple[float, float]:
@@ -138,6 +155,13 @@ def _read(path: Path) -> Iterator[Record]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             yield Record.from_json(line, f"{path}:{number}")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -65,6 +65,8 @@ def geometric_means(records: Iterable[Record]) -> list[str]:
 
 def _ratio(peer: Record, ours: Record) -> float:
     """Median over rounds of peer's seconds / our seconds."""
+    if len(peer.times) != len(ours.times):  # of two runs, whose rounds do not belong together
+        return peer.seconds / ours.seconds
     return statistics.median(p / o for p, o in zip(peer.times, ours.times, strict=True))
 
 
@@ -85,7 +87,7 @@ def _print_table(title: str, records: Sequence[Record], console: Console) -> Non
         for r in group:
             time, spread, ratio, ratio_spread = _times(r, notes)
             times = [time, spread, ratio, ratio_spread] if wide else [time, ratio]
-            row = [f"  {escape(r.way)}", SHORT.get(r.dtype, r.dtype), *times]
+            row = [f"  {escape(r.way)}", escape(SHORT.get(r.dtype, r.dtype)), *times]
             row += [*_joules(r, notes), _fidelity(r)]
             if watts is not None:
                 row.append("" if r.estimated_joules is None else f"{r.estimated_joules:.3g} J")

@@ -9,6 +9,7 @@ with an entry of "layers" for each name of an Int8Linear, and of "aliases" for e
 a tensor.
 """
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from green_kernels.convert import interrupts_waiting, swap
 from green_kernels.nn import Int8Linear
+from green_kernels.nn.int8_linear import wrong_values
 from green_kernels.recipes import from_dict
 from green_kernels.survey import reason_not_a_linear
 
@@ -63,8 +65,7 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
         if tensor.is_meta or tensor.layout != torch.strided:
             got = "the meta device" if tensor.is_meta else f"layout {tensor.layout}"
             raise ValueError(f"{key} must be a dense tensor with values, got one of {got}")
-        where = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        first = stored.setdefault(where if tensor.numel() else key, key)
+        first = stored.setdefault(_memory(tensor) or key, key)
         if first == key:
             tensors[key] = _alone(tensor)
         else:
@@ -98,12 +99,15 @@ def load(model: nn.Module, path: str | os.PathLike) -> None:
         do, and becomes the CPU); each tensor stays on its device and takes the dtype that was
         saved, so that a model saved in bfloat16 is one again, whatever it was built in
 
-    ValueError naming the key for a file that is not of this model: a missing, unexpected or tied
-    key, a wrong shape or dtype, no metadata or of another version, a layer the model lacks, int8
-    weights of -128, scales that are not finite and positive. Everything is read and checked before
-    the model is touched, and whatever is raised leaves it as it was.
+    ValueError naming the key for a file that is not of this model: a missing or unexpected key,
+    keys tied in one of the two alone, a wrong shape or dtype, no metadata or of another version, a
+    layer the model lacks, int8 weights of -128, scales that are not finite and positive.
+    Everything is read and checked before the model is touched, and whatever is raised leaves it as
+    it was.
     """
     path = Path(path)
+    if path.is_dir():  # which safetensors would not name
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
         with safe_open(path, framework="pt") as file:
             steps = _plan(model, file)
@@ -137,7 +141,8 @@ def _plan(model: nn.Module, file: Any) -> list[_Step]:
         raise ValueError(f"missing key {_few(missing)}")
     if unexpected := stored.keys() - wanted:
         raise ValueError(f"unexpected key {_few(unexpected)}")
-    _check_ties(places, replaced, stored)
+    _check_ties_of_model(places, replaced, stored, layers)
+    _check_ties_of_file(places, replaced, stored)
     for key, place in _places(model, replaced, persistent=False).items():
         if place.tensor.is_meta and key not in places:
             raise ValueError(f"{key} is on the meta device of the model, and is not saved")
@@ -187,6 +192,13 @@ def _metadata(file: Any) -> tuple[dict[str, dict], dict[str, str]]:
     text = (file.metadata() or {}).get("green_kernels")
     if text is None:
         raise ValueError("it has no green_kernels metadata: it was not written by save")
+    try:
+        return _parsed(text)
+    except RecursionError:
+        raise ValueError("green_kernels metadata is not JSON: it is nested too deeply") from None
+
+
+def _parsed(text: str) -> tuple[dict[str, dict], dict[str, str]]:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
@@ -254,15 +266,43 @@ def _places(
     return places
 
 
-def _check_ties(places, replaced, stored):
+def _check_ties_of_model(places, replaced, stored, layers):
     """What is one tensor or one layer in the model must be one in the file."""
     one = [(key, stored[key], id(place.tensor)) for key, place in places.items()]
-    one += [(name, stored[f"{name}.w_q"], id(layer)) for name, layer in replaced.items()]
-    first: dict[int, tuple[str, str]] = {}
+    for name, layer in replaced.items():
+        parts = tuple(stored.get(f"{name}.{part}") for part in ("w_q", "w_scale", "bias"))
+        one.append((name, (*parts, layers[name]["act"]), id(layer)))
+    first: dict[int, tuple[str, Any]] = {}
     for key, of_file, of_model in one:
         other, expected = first.setdefault(of_model, (key, of_file))
         if of_file != expected:
             raise ValueError(f"{key} is tied to {other} in the model, but not in the file")
+
+
+def _check_ties_of_file(places, replaced, stored):
+    """What is one tensor in the file must be one in the model, else writes would reach both."""
+    tensors = {key: place.tensor for key, place in places.items()}
+    for name, layer in replaced.items():
+        is_int8 = isinstance(layer, Int8Linear)
+        tensors[f"{name}.w_q"] = layer.w_q if is_int8 else layer.weight
+        tensors[f"{name}.w_scale"] = layer.w_scale if is_int8 else layer.weight
+    first: dict[str, str] = {}
+    for key, tensor in tensors.items():
+        other = first.setdefault(stored[key], key)
+        if other != key and not _is_one(tensor, tensors[other]):
+            raise ValueError(f"{key} is tied to {other} in the file, but not in the model")
+
+
+def _is_one(one: Tensor, other: Tensor) -> bool:
+    """Whether both are one tensor, or lie in one place as save sees it."""
+    return one is other or (_memory(one) is not None and _memory(one) == _memory(other))
+
+
+def _memory(tensor: Tensor) -> tuple | None:
+    """What two tensors have in common only if a write to one is a write to all of the other."""
+    if tensor.is_meta or tensor.layout != torch.strided or not tensor.numel():
+        return None
+    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _check_like(key: str, new: Tensor, old: Tensor) -> None:
@@ -275,18 +315,11 @@ def _check_like(key: str, new: Tensor, old: Tensor) -> None:
 
 def _check_int8(name: str, w_q: Tensor, w_scale: Tensor, entry: dict[str, Any]) -> None:
     n, k = entry["out_features"], entry["in_features"]
-    for part, tensor, dtype, shape in (
-        ("w_q", w_q, torch.int8, (n, k)),
-        ("w_scale", w_scale, torch.float32, (n,)),
-    ):
-        if tensor.dtype != dtype:
-            raise ValueError(f"{name}.{part} must be {dtype}, got {tensor.dtype}")
+    for part, tensor, shape in (("w_q", w_q, (n, k)), ("w_scale", w_scale, (n,))):
+        if words := wrong_values(part, tensor):
+            raise ValueError(f"{name}.{part} {words}")
         if tensor.shape != shape:
             raise ValueError(f"{name}.{part} must have shape {shape}, got {tuple(tensor.shape)}")
-    if w_q.numel() and w_q.min() < -127:
-        raise ValueError(f"{name}.w_q must be in [-127, 127], got -128")
-    if not (w_scale.isfinite() & (w_scale > 0)).all():
-        raise ValueError(f"{name}.w_scale must be finite and positive, got others")
 
 
 def _check_bias(name: str, bias: Tensor) -> None:

@@ -268,7 +268,18 @@ def test_an_estimate_is_kept_apart_from_a_measurement(records):
         ({"calls": 1.5}, "calls must be an integer, got 1.5"),
         ({"times": [0.1, None]}, "times must be a list of numbers"),
         ({"times": []}, "times must be there if status is timed"),
-        ({"times": [-1.0]}, r"times\[0\] must be finite and not negative"),
+        ({"times": [-1.0]}, r"times\[0\] must be finite and positive, got -1.0"),
+        ({"times": [0.1, 0]}, r"times\[1\] must be finite and positive, got 0"),
+        ({"times": [10**400]}, r"times\[0\] must be finite and positive, got 1000"),
+        ({"flops": 10**400}, "flops must be finite and not negative, got 1000"),
+        ({"ratio": None}, "ratio must be a number if status is timed, got None"),
+        ({"ratio_low": None}, "ratio_low must be a number if status is timed"),
+        ({"ratio_high": None}, "ratio_high must be a number if status is timed"),
+        ({"error": None}, "error must be a number if status is timed"),
+        ({"kind": "layer"}, r"kind must be one of \('op', 'model'\), got 'layer'"),
+        ({"extra": {"a_bytes": "5"}}, r"extra\['a_bytes'\] must be a finite number, got '5'"),
+        ({"extra": {"a": None}}, r"extra\['a'\] must be a finite number, got None"),
+        ({"extra": {"a": 10**400}}, r"extra\['a'\] must be a finite number, got 1000"),
         ({"ratio": math.inf}, "ratio must be finite"),
         ({"status": "guessed"}, "status must be one of"),
         ({"format": 2}, "format must be 1, got 2"),
@@ -292,6 +303,8 @@ def test_a_corrupt_record_is_refused_with_its_key(records, tmp_path, change, mes
         ("[1, 2]", "must be an object, got list"),
         ("{}", "format must be 1, got None"),
         ('{"format": 1}', "is missing"),
+        ("[" * 200_000, "not JSON"),
+        ("9" * 5_000, "not JSON"),
     ],
 )
 def test_a_line_that_is_no_record_is_refused(line, message):
@@ -317,6 +330,39 @@ def test_the_report_has_geometric_means_over_shapes(records):
     assert "ours is 4.00x torch fp32 (2 shapes, 2.00 to 8.00)" in printed(records)
 
 
+def test_ways_with_different_numbers_of_rounds_are_compared_by_their_medians(records):
+    for i in (1, 4):
+        records[i] = dataclasses.replace(records[i], times=records[i].times[:3])
+    assert "ours is 4.00x torch fp32 (2 shapes, 2.00 to 8.00)" in printed(records)
+
+
+def test_the_report_takes_no_text_of_a_record_for_markup(records):
+    assert "[/bold]" in printed([dataclasses.replace(records[0], dtype="[/bold]")])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--seconds", "3"],
+        ["--seconds", "1.0"],  # its default
+        ["--rounds", "7"],
+        ["--threads", "1"],
+        ["--shape", "small"],
+        ["--way", "ours"],
+        ["--assume-watts", "5"],
+        ["--device", "cpu"],
+        ["--json", "x"],
+    ],
+    ids=" ".join,
+)
+def test_report_refuses_the_options_of_a_run(records, tmp_path, capsys, option):
+    record.write(records, tmp_path / "records.jsonl")
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["report", str(tmp_path / "records.jsonl"), *option])
+    assert stopped.value.code == 2
+    assert f"argument {option[0]}: does not go with report" in capsys.readouterr().err
+
+
 def test_report_reads_a_file(records, tmp_path, capsys):
     file = tmp_path / "records.jsonl"
     record.write(records, file)
@@ -330,10 +376,11 @@ def test_report_reads_a_file(records, tmp_path, capsys):
         (["int9_linear"], "unknown case 'int9_linear'; cases are int8_linear, int8_matmul, minilm"),
         (["int8_linear", "--shape", "huge"], "unknown shape 'huge'; shapes are 1x4096x4096"),
         (["--way", "theirs"], "--way: invalid choice: 'theirs'"),
-        (["--seconds", "0"], "--seconds: must be positive, got 0"),
-        (["--rounds", "none"], "--rounds: invalid"),
-        (["--threads", "0"], "--threads: must be at least 1, got 0"),
-        (["--assume-watts", "nan"], "--assume-watts: must be positive, got nan"),
+        (["--seconds", "0"], "--seconds: must be a positive number, got '0'"),
+        (["--seconds", "x"], "--seconds: must be a positive number, got 'x'"),
+        (["--rounds", "1.5"], "--rounds: must be a positive integer, got '1.5'"),
+        (["--threads", "0"], "--threads: must be a positive integer, got '0'"),
+        (["--assume-watts", "nan"], "--assume-watts: must be a positive number, got 'nan'"),
         (["--json", "/no/such/folder/x"], "--json: cannot write /no/such/folder/x"),
         (["report"], "report takes one file of records, got 0"),
         (["report", "/no/such/file"], "cannot read /no/such/file"),

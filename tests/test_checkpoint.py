@@ -94,12 +94,38 @@ def test_parameters_and_modules_that_stay_are_the_same_objects(path):
     assert kept == {id(p) for p in (other.embed.weight, other.first.bias, other.norm.bias)}
 
 
-def test_ties_that_the_new_model_lacks_are_made(model, path):
-    other = Model(tied=False, shared=False)
-    load(other, path)
+def test_ties_that_the_model_lacks_are_refused(path):
+    for other, message in (
+        (Model(tied=False), "head.weight is tied to embed.weight in the file, but not in the"),
+        (Model(shared=False), "again.bias is tied to first.bias in the file, but not in the"),
+    ):
+        before = picture(other)
+        with pytest.raises(ValueError, match=message):
+            load(other, path)
+        assert_untouched(before, other)
+
+
+def test_tied_layers_without_bias_that_the_model_lacks_are_refused(tmp_path):
+    model = Model(bias=False)
+    convert(model, Int8())
+    save(model, tmp_path / "model.safetensors")
+    converted = Model(shared=False, bias=False)
+    convert(converted, Int8())
+    for other in (Model(shared=False, bias=False), converted):
+        with pytest.raises(ValueError, match="again.w_q is tied to first.w_q in the file, but not"):
+            load(other, tmp_path / "model.safetensors")
+
+
+def test_parameters_on_common_memory_come_back_so(tmp_path):
+    def build():
+        model = Model(tied=False)
+        model.head.weight.data = model.embed.weight.data
+        return model
+
+    save(build(), tmp_path / "model.safetensors")
+    other = build()
+    load(other, tmp_path / "model.safetensors")
     assert other.head.weight.data_ptr() == other.embed.weight.data_ptr()
-    assert other.again is other.first
-    assert_same_outputs(model, other)
 
 
 @pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -360,6 +386,9 @@ FOREIGN = {
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "head cut off": lambda path: path.write_bytes(path.read_bytes()[:100]),
     "metadata not JSON": lambda path: save_file({}, path, {"green_kernels": "{"}),
+    "metadata of too many brackets": lambda path: save_file(
+        {}, path, {"green_kernels": "[" * 200_000}
+    ),
     "metadata of another type": lambda path: save_file({}, path, {"green_kernels": "[1]"}),
 }
 
@@ -377,6 +406,11 @@ def test_refuses_a_foreign_file(write, path):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         load(Model(), tmp_path / "model.safetensors")
+
+
+def test_a_folder_is_refused_by_its_path(tmp_path):
+    with pytest.raises(IsADirectoryError, match=tmp_path.name):
+        load(Model(), tmp_path)
 
 
 def test_refuses_a_file_that_lacks_the_tie_of_the_model(tmp_path):
@@ -399,6 +433,24 @@ def test_shared_layer_without_bias_that_the_file_has_twice(tmp_path):
     save(model, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="again is tied to first in the model"):
         load(Model(tied=False, bias=False), tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("part", ["w_scale", "bias", "act"])
+def test_shared_layer_of_which_the_file_has_one_part_twice(part, tmp_path):
+    first = nn.Linear(F, F)
+    model = nn.ModuleList([Int8Linear.from_float(first), Int8Linear.from_float(first)])
+    model[1].w_q, model[1].w_scale = model[0].w_q, model[0].w_scale
+    if part == "act":
+        model[1].act = "relu"
+    elif part == "w_scale":
+        model[1].w_scale = model[0].w_scale * 2
+    else:
+        model[1].bias = nn.Parameter(first.bias * 2)
+    save(model, tmp_path / "model.safetensors")
+    other = nn.ModuleList([first, first])
+    with pytest.raises(ValueError, match="1.* is tied to 0.* in the model, but not in the file"):
+        load(other, tmp_path / "model.safetensors")
+    assert other[0] is other[1] is first
 
 
 def test_subclass_and_changed_layers_are_refused(path):

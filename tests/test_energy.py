@@ -332,3 +332,27 @@ def test_this_machine_measures_or_says_why():
     assert (result.joules is None) == (result.status == "unavailable")
     assert (result.joules is None) == (result.reason is not None)
     assert energy.measure is measure
+
+
+def test_no_device_is_not_zero_joules(clock):
+    with pytest.raises(Unavailable, match="no device was given"):
+        energy.find_meters([])
+    with measure(device=[], clock=clock) as result:
+        clock.sleep(5.0)
+    assert (result.joules, result.status) == (None, "unavailable")
+    assert (result.seconds, result.reason) == (5.0, "no device was given")
+
+
+def test_no_meter_is_not_zero_joules(clock):
+    with measure("cpu", meters=[], clock=clock) as result:
+        clock.sleep(5.0)
+    assert (result.joules, result.status, result.reason) == (
+        None,
+        "unavailable",
+        "no meter was given",
+    )
+
+
+def test_a_meter_without_counters_is_not_zero_joules(nvml, clock):
+    result = window(nvml_meter(nvml, indices=()), clock, 5.0)
+    assert (result.joules, result.reason) == (None, "nvml has no counter to read")

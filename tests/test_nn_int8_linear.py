@@ -13,6 +13,7 @@ from green_kernels import ops
 from green_kernels.nn import Int8Linear
 from green_kernels.recipes import Int8
 
+ROWS = 64  # with fewer, the CPU's product is a loop that does not read w_packed
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
 ACTS = {
     "none": lambda z: z,
@@ -62,7 +63,7 @@ def test_acts_as_the_float_layer(linear, act):
 def test_without_bias():
     linear = nn.Linear(96, 80, bias=False)
     layer = Int8Linear.from_float(linear)
-    x = torch.randn(5, 96)
+    x = torch.randn(ROWS, 96)
     assert layer.bias is None and list(layer.state_dict()) == ["w_q", "w_scale"]
     close_to_float(layer(x), linear(x))
 
@@ -104,6 +105,17 @@ def test_refuses_weights_that_are_not_finite(linear, value):
         Int8Linear.from_float(linear)
 
 
+def test_refuses_what_is_no_linear():
+    with pytest.raises(TypeError, match="linear must be an nn.Linear, got Conv2d"):
+        Int8Linear.from_float(nn.Conv2d(3, 3, 1))
+
+
+def test_refuses_another_dtype(linear):
+    message = "weight must be float32, float16 or bfloat16, got torch.float64"
+    with pytest.raises(ValueError, match=message):
+        Int8Linear.from_float(linear.double())
+
+
 def test_refuses_an_unknown_activation():
     with pytest.raises(ValueError, match="act must be one of none, .*, got 'tanh'"):
         Int8Linear(4, 4, act="tanh")
@@ -130,7 +142,7 @@ def test_made_in_inference_mode_still_trains(linear):
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiles_whole(layer, backend):
     compiled = torch.compile(layer, fullgraph=True, backend=backend)
-    x = torch.randn(5, 96)
+    x = torch.randn(ROWS, 96)
     assert_close(compiled(x), layer(x), rtol=0, atol=0)
     with torch.inference_mode():
         assert_close(compiled(x), layer(x), rtol=0, atol=0)
@@ -138,7 +150,7 @@ def test_compiles_whole(layer, backend):
 
 def test_compiled_layer_sees_weights_loaded_later(layer):
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
-    x = torch.randn(5, 96)
+    x = torch.randn(ROWS, 96)
     before = compiled(x)
     layer.load_state_dict(Int8Linear.from_float(nn.Linear(96, 80)).state_dict())
     assert not torch.equal(compiled(x), before)
@@ -147,7 +159,7 @@ def test_compiled_layer_sees_weights_loaded_later(layer):
 
 def test_compiles_in_training(layer):
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    x = torch.randn(5, 96, requires_grad=True)
+    x = torch.randn(ROWS, 96, requires_grad=True)
     compiled(x).sum().backward()
     grad, x.grad = x.grad, None
     layer(x).sum().backward()
@@ -155,7 +167,7 @@ def test_compiles_in_training(layer):
 
 
 def test_exports_to_a_file_without_the_packed_copy(layer):
-    x = torch.randn(5, 96)
+    x = torch.randn(ROWS, 96)
     file = io.BytesIO()
     torch.export.save(torch.export.export(layer, (x,)), file)
     file.seek(0)
@@ -165,12 +177,12 @@ def test_exports_to_a_file_without_the_packed_copy(layer):
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
 def test_traces_without_the_packed_copy(layer):
-    x = torch.randn(5, 96)
+    x = torch.randn(ROWS, 96)
     assert torch.equal(torch.jit.trace(layer, x)(x), layer(x))
 
 
 def test_runs_under_autocast(layer):
-    x = torch.randn(5, 96)
+    x = torch.randn(ROWS, 96)
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(torch.nn.functional.linear(x, torch.eye(96)))
     assert y.dtype == torch.bfloat16
@@ -179,7 +191,7 @@ def test_runs_under_autocast(layer):
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_copies(layer, copied):
-    x = torch.randn(5, 96)
+    x = torch.randn(ROWS, 96)
     other = copied(layer)
     assert torch.equal(other(x), layer(x))
     assert (other.w_packed is None) == (layer.w_packed is None)
@@ -187,14 +199,14 @@ def test_copies(layer, copied):
 
 def test_deep_copy_is_apart(layer):
     other = copy.deepcopy(layer)
-    x = torch.randn(5, 96)
+    x = torch.randn(ROWS, 96)
     before = layer(x)
     other.load_state_dict(Int8Linear.from_float(nn.Linear(96, 80)).state_dict())
     assert torch.equal(layer(x), before) and not torch.equal(other(x), before)
 
 
 def test_survives_share_memory(layer):
-    x = torch.randn(5, 96)
+    x = torch.randn(ROWS, 96)
     before = layer(x)
     layer.share_memory()
     assert layer.w_q.is_shared() and torch.equal(layer(x), before)
@@ -222,11 +234,11 @@ def test_casting_reaches_only_the_bias(layer, cast, dtype):
 
 
 def test_goes_to_the_meta_device_and_comes_back_with_a_state(layer):
-    x = torch.randn(5, 96)
+    x = torch.randn(ROWS, 96)
     state, before = copy.deepcopy(layer.state_dict()), layer(x)
     layer.to("meta")
     assert layer.w_q.is_meta and layer.w_scale.is_meta and layer.w_packed is None
-    assert layer(x.to("meta")).shape == (5, 80)
+    assert layer(x.to("meta")).shape == (ROWS, 80)
     layer.to_empty(device="cpu").load_state_dict(state)
     assert torch.equal(layer(x), before)
 
@@ -246,7 +258,7 @@ def test_goes_to_the_gpu_and_back_with_the_same_bits(K):
 def test_state_dict_round_trip(layer, assign):
     other = Int8Linear(96, 80)
     other.load_state_dict(copy.deepcopy(layer.state_dict()), assign=assign)
-    x = torch.randn(5, 96)
+    x = torch.randn(ROWS, 96)
     assert torch.equal(other(x), layer(x))
 
 
@@ -256,7 +268,7 @@ def test_state_dict_through_torch_save_without_pickled_code(layer):
     file.seek(0)
     other = Int8Linear(96, 80)
     other.load_state_dict(torch.load(file, weights_only=True))
-    x = torch.randn(5, 96)
+    x = torch.randn(ROWS, 96)
     assert torch.equal(other(x), layer(x))
 
 
@@ -281,22 +293,103 @@ def test_loading_does_not_cast(layer, key, dtype, accepted, assign):
     assert torch.equal(layer.w_q, before)
 
 
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("w_q", -128, r"w_q must be in \[-127, 127\], got -128"),
+        ("w_scale", float("nan"), "w_scale must be finite and positive"),
+        ("w_scale", float("inf"), "w_scale must be finite and positive"),
+        ("w_scale", 0.0, "w_scale must be finite and positive"),
+        ("w_scale", -1.0, "w_scale must be finite and positive"),
+    ],
+)
+@pytest.mark.parametrize("assign", [False, True])
+def test_loading_refuses_values_that_no_layer_has(layer, key, value, message, assign):
+    model = nn.ModuleDict({"proj": layer})
+    state = copy.deepcopy(model.state_dict())
+    state[f"proj.{key}"].view(-1)[3] = value
+    before = layer.w_q.clone(), layer.w_scale.clone()
+    with pytest.raises(RuntimeError, match=f"proj.{message}"):
+        model.load_state_dict(state, assign=assign)
+    assert torch.equal(layer.w_q, before[0]) and torch.equal(layer.w_scale, before[1])
+
+
+def inference_copy(layer, w_q):
+    with torch.inference_mode():
+        layer.w_q = w_q.clone()
+
+
+def write_in_inference_mode(layer, w_q):
+    with torch.inference_mode():
+        layer.w_q.copy_(w_q)
+
+
 WRITES = {
     "in place": lambda layer, w_q: layer.w_q.copy_(w_q),
     "a new tensor": lambda layer, w_q: setattr(layer, "w_q", w_q),
+    "other data": lambda layer, w_q: setattr(layer.w_q, "data", w_q),
+    "an inference tensor": inference_copy,
+    "in inference mode": write_in_inference_mode,
 }
 
 
+@pytest.fixture(params=["normal", "made in inference mode", "moved in inference mode"])
+def any_layer(request, layer):
+    if request.param == "made in inference mode":
+        with torch.inference_mode():
+            made = Int8Linear(96, 80)
+        made.load_state_dict(layer.state_dict())
+        return made
+    if request.param == "moved in inference mode":
+        with torch.inference_mode():
+            layer.to("meta")
+            layer.to_empty(device="cpu")
+        layer.w_scale.fill_(0.1)
+        nn.init.ones_(layer.bias)
+    return layer
+
+
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_packed_copy_follows_writes_by_hand(layer, write):
-    x = torch.randn(5, 96)
-    write(layer, torch.randint_like(layer.w_q, -127, 128))
+@torch.no_grad()  # under which alone torch takes inference tensors
+def test_packed_copy_follows_writes_by_hand(any_layer, write):
+    x = torch.randn(ROWS, 96)
+    for _ in range(3):
+        write(any_layer, torch.randint_like(any_layer.w_q, -127, 128))
+        expected = ops.int8_linear(x, any_layer.w_q, any_layer.w_scale, any_layer.bias)
+        assert torch.equal(any_layer(x), expected)
+
+
+@torch.no_grad()
+def test_packed_copy_follows_writes_into_an_inference_tensor(layer):
+    x = torch.randn(ROWS, 96)
+    inference_copy(layer, layer.w_q)
+    layer(x)
+    write_in_inference_mode(layer, torch.randint(-127, 128, (80, 96), dtype=torch.int8))
+    expected = ops.int8_linear(x, layer.w_q, layer.w_scale, layer.bias)
+    assert torch.equal(layer(x), expected)
+
+
+def test_memory_of_the_packed_weights_is_not_given_to_others(layer):
+    """Else other data at the same address, with the same version, would pass for the same."""
+    x = torch.randn(ROWS, 96)
+    for _ in range(20):
+        layer(x)
+        layer.w_q.data = torch.zeros(80, 96, dtype=torch.int8)
+        layer.w_q.data = torch.randint(-127, 128, (80, 96), dtype=torch.int8)
+        expected = ops.int8_linear(x, layer.w_q, layer.w_scale, layer.bias)
+        assert torch.equal(layer(x), expected)
+
+
+def test_packing_by_force_follows_writes_that_torch_does_not_count(layer):
+    x = torch.randn(ROWS, 96)
+    layer.w_q.data.copy_(torch.randint_like(layer.w_q, -127, 128))
+    layer.pack(force=True)
     expected = ops.int8_linear(x, layer.w_q, layer.w_scale, layer.bias)
     assert torch.equal(layer(x), expected)
 
 
 def test_functional_call_uses_the_weights_it_is_given(layer):
-    x = torch.randn(5, 96)
+    x = torch.randn(ROWS, 96)
     other = Int8Linear.from_float(nn.Linear(96, 80))
     before = layer(x)
     y = torch.func.functional_call(layer, dict(other.state_dict()), (x,))

@@ -41,6 +41,8 @@ def find_meters(device: Device | Sequence[Device] | None = None) -> list[Meter]:
     the current CUDA device where torch has one, and the CPU elsewhere.
     """
     devices = [_device(d) for d in _as_list(device)]
+    if not devices:
+        raise Unavailable("no device was given")
     meters: list[Meter] = []
     boards = sorted({d.index for d in devices if d.type == "cuda"})
     if boards:
@@ -82,6 +84,8 @@ def measure(
         unavailable = None
     except Unavailable as reason:
         meters, unavailable = [], str(reason)
+    if not meters and unavailable is None:
+        unavailable = "no meter was given"
     _synchronize(gpus)
     watch = _Watch(meters, unavailable)
     start = clock()
@@ -162,6 +166,9 @@ class _Watch:
                         "it was reset within the window"
                     )
                 parts[part] = joules - before[part]
+        if not parts:
+            names = ", ".join(meter.name for meter in self.meters)
+            raise Unavailable(f"{names} has no counter to read")
         return parts
 
 

@@ -1,5 +1,7 @@
 """Int8Linear: nn.Linear with int8 weights, multiplied with int8 activations."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,7 @@ class Int8Linear(nn.Module):
     and what walks over buffers, such as DDP or torch.func, would fail on it.)
     """
 
+    @torch.inference_mode(False)  # else w_q has no version that pack could compare
     def __init__(
         self,
         in_features: int,
@@ -52,8 +55,10 @@ class Int8Linear(nn.Module):
         """Return linear with its weight rounded to int8, row by row, followed by act.
 
         The bias is linear's own Parameter, not a copy. linear itself is left as it is.
-        ValueError where a weight is NaN or Inf.
+        TypeError where linear is none; ValueError where its weight is of another dtype than
+        float32, float16 and bfloat16, or holds NaN or Inf.
         """
+        _check_linear(linear)
         weight = linear.weight.detach()
         with torch.inference_mode(False), torch.no_grad():
             w_q, w_scale = ops.quantize_rows(weight)
@@ -98,21 +103,24 @@ class Int8Linear(nn.Module):
             x, self.w_q, self.w_scale, self.bias, act=self.act, w_packed=w_packed
         )
 
-    def pack(self) -> None:
-        """Make w_packed if w_q is not what it was made from.
+    def pack(self, force: bool = False) -> None:
+        """Make w_packed if w_q is not what it was made from; with force in any case.
 
         An eager forward does this too. Under torch.compile call it after writing into w_q by hand.
+
+        Writes that torch does not count cannot be seen: through w_q.data (w_q.data.copy_), through
+        numpy, by another process. After them call pack(force=True). An inference tensor (w_q as
+        assigned under torch.inference_mode()) counts no writes at all, so it is packed anew at
+        every eager forward.
         """
         w_q = self.w_q
-        made_from = (w_q, None if w_q.is_inference() else w_q._version)
-        before = self._packed_from
-        if before is not None and before[0] is w_q and before[1] == made_from[1]:
+        if not force and self._packed_from is not None and self._packed_from.is_still(w_q):
             return
         self.w_packed = None  # so that two packed copies never stand side by side
         if type(w_q) is Tensor and w_q.device.type != "meta":
             with torch.inference_mode(False), torch.no_grad():
                 self.w_packed = ops.pack_weight(w_q)
-        self._packed_from = made_from
+        self._packed_from = _Origin.of(w_q)
 
     @property
     def nbytes(self) -> int:
@@ -130,6 +138,7 @@ class Int8Linear(nn.Module):
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
         return f"{sizes}, bias={self.bias is not None}{act}"
 
+    @torch.inference_mode(False)  # as in __init__: what is moved is to count its writes
     def _apply(self, fn, recurse=True):
         def keeping_dtype(t):
             moved = fn(t)
@@ -142,13 +151,10 @@ class Int8Linear(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, extra, errors):
-        wrong = [
-            f"{prefix}{name} must be {accepted}, got {state_dict[prefix + name].dtype}"
-            for name, accepted in (("w_q", torch.int8), ("w_scale", torch.float32))
-            if prefix + name in state_dict and state_dict[prefix + name].dtype != accepted
-        ]
-        if wrong:  # copying would cast them without a word
-            errors += wrong
+        given = {name: state_dict.get(prefix + name) for name in ("w_q", "w_scale")}
+        wrong = [(name, wrong_values(name, t)) for name, t in given.items() if t is not None]
+        if any(words for _, words in wrong):  # copying would cast them without a word
+            errors += [f"{prefix}{name} {words}" for name, words in wrong if words]
             return
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, extra, errors)
         self._packed_from = None
@@ -162,6 +168,59 @@ class Int8Linear(nn.Module):
         """Take what __getstate__ gave, and pack it for this machine."""
         super().__setstate__(state)
         self.pack()
+
+
+class _Origin(NamedTuple):
+    """What a packed copy was made from."""
+
+    w_q: Tensor
+    version: int
+    address: int | None
+    memory: Tensor  # of w_q at that time; held, so that no other tensor can come to lie there
+
+    @classmethod
+    def of(cls, w_q: Tensor) -> "_Origin | None":
+        """Return what w_q can be known by later; None where nothing would tell of a write."""
+        if w_q.is_inference():
+            return None
+        return cls(w_q, w_q._version, _address(w_q), w_q.detach())
+
+    def is_still(self, w_q: Tensor) -> bool:
+        """Whether w_q is that tensor with the values that it had."""
+        return (
+            w_q is self.w_q
+            and w_q._version == self.version
+            and (self.address is None or w_q.data_ptr() == self.address)
+        )
+
+
+def _address(t: Tensor) -> int | None:
+    """Where the values lie, if this tensor has them in memory of its own."""
+    if type(t) is not Tensor or t.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(t):
+        return None
+    return t.data_ptr()
+
+
+def wrong_values(name: str, tensor: Tensor) -> str | None:
+    """Say what a w_q or w_scale (so its name) must be and is not; None where it is right."""
+    dtype = {"w_q": torch.int8, "w_scale": torch.float32}[name]
+    if tensor.dtype != dtype:
+        return f"must be {dtype}, got {tensor.dtype}"
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta:
+        return None  # values that are not here cannot be judged
+    if name == "w_q":
+        low = tensor.numel() and tensor.min() < -127
+        return "must be in [-127, 127], got -128" if low else None
+    fine = (tensor.isfinite() & (tensor > 0)).all()
+    return None if fine else "must be finite and positive, got others"
+
+
+def _check_linear(linear: nn.Linear) -> None:
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
+    dtype = linear.weight.dtype
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"weight must be float32, float16 or bfloat16, got {dtype}")
 
 
 def _rows(indices: list[int]) -> str:
