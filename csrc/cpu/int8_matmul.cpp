@@ -143,8 +143,9 @@ Tensor int8_product(int64_t M, const FillRows& fill, const Tensor& w_q, const Te
   CHECK(!w_packed || is_packed(*w_packed, N, K),
         "w_packed must be what pack_weight(w_q) returned, got shape ", shape(*w_packed));
 
-  const bool packed = w_packed || (M >= kRowsToPack && onednn_left() != Left::kNone);
-  if (!packed || M * N * K <= kLittleWork) {
+  const bool by_onednn =
+      M * N * K > kLittleWork && (w_packed || M >= kRowsToPack) && onednn_left() != Left::kNone;
+  if (!by_onednn) {
     Tensor y = torch::stable::empty(sizes, out_dtype);
     if (y.numel()) multiply_small(M, fill, dense(w_q), finish, y);
     return y;

@@ -31,6 +31,11 @@ __device__ __forceinline__ __nv_bfloat16 from_float32<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
+// Whether values at `pointer` may move `bytes` at a time.
+inline bool is_aligned(const void* pointer, int bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
 // N values that move together.
 template <typename T, int N>
 struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Vector {

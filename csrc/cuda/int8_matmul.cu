@@ -110,14 +110,14 @@ __global__ void __launch_bounds__(threads(kTiles[kTile]), 1)
   const Place corner = warp_corner(tile, warp);
 
   const Place place =
-      tile_place(blockIdx.x, int(tiles_along(args.M, tile.m)), int(tiles_along(args.N, tile.n)));
+      tile_place(blockIdx.x, int(ceil_div(args.M, tile.m)), int(ceil_div(args.N, tile.n)));
   const int64_t m0 = int64_t(place.row) * tile.m, n0 = int64_t(place.column) * tile.n;
   const Place copied = copied_chunk(threadIdx.x, chunks);
   const int8_t* const x_q = args.x_q + (m0 + copied.row) * args.x_q_stride + copied.column * kChunk;
   const int8_t* const w_q = args.w_q + (n0 + copied.row) * args.w_q_stride + copied.column * kChunk;
   const int rows = int(min(args.M - m0, int64_t(tile.m)));
   const int columns = int(min(args.N - n0, int64_t(tile.n)));
-  const int K = int(args.K), stages_of_K = int(tiles_along(K, tile.k));
+  const int K = int(args.K), stages_of_K = int(ceil_div(K, tile.k));
 
   int32_t sums[slices_m][slices_n][4] = {};
   uint32_t x[2][slices_m][4], w[2][slices_n][2];  // fragments: one to multiply, one on its way
@@ -252,8 +252,6 @@ cudaError_t choose_kernel(const Int8Matmul& args, int& tile, Kernel& kernel) {
   return cudaSuccess;
 }
 
-bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
 }  // namespace
 
 const char* int8_matmul_cuda(const Int8Matmul& args, void* stream) {
@@ -264,9 +262,9 @@ const char* int8_matmul_cuda(const Int8Matmul& args, void* stream) {
   if (error != cudaSuccess) return cudaGetErrorString(error);
 
   const Tile tile = kTiles[index];
-  const int64_t blocks = tiles_along(args.M, tile.m) * tiles_along(args.N, tile.n);
+  const int64_t blocks = ceil_div(args.M, tile.m) * ceil_div(args.N, tile.n);
   if (blocks > INT32_MAX) return "M * N is too large for one launch";
-  const bool wide = args.N % 4 == 0 && is_aligned(args.y) && is_aligned(args.residual);
+  const bool wide = args.N % 4 == 0 && is_aligned(args.y, 16) && is_aligned(args.residual, 16);
   kernel<<<unsigned(blocks), threads(tile), shared_bytes(tile),
            static_cast<cudaStream_t>(stream)>>>(args, wide);
   const cudaError_t launched = cudaGetLastError();

@@ -115,10 +115,6 @@ HOST_DEVICE constexpr int shared_bytes(const Tile& tile) {
 // take 8 + 8 strips of x and w from memory, where row by row they could take 1 + 64.
 constexpr int kBand = 8;
 
-HOST_DEVICE constexpr int64_t tiles_along(int64_t extent, int tile) {
-  return (extent + tile - 1) / tile;
-}
-
 // The row and column, counted in tiles, of the tile that block `index` computes. (In 32 bits, since
 // a GPU divides 64 by a call; tiles_m * tiles_n, a grid's size, fits.)
 HOST_DEVICE constexpr Place tile_place(int index, int tiles_m, int tiles_n) {
@@ -137,7 +133,7 @@ constexpr int64_t kMultiplyAdds = 2048, kL2Bytes = 24, kSharedBytes = 128, kOutp
 constexpr int64_t kStart = 1500;
 
 constexpr int64_t tile_cost(const Tile& tile, int64_t M, int64_t N, int64_t K, int sm_count) {
-  const int64_t rounds = tiles_along(tiles_along(M, tile.m) * tiles_along(N, tile.n), sm_count);
+  const int64_t rounds = ceil_div(ceil_div(M, tile.m) * ceil_div(N, tile.n), sm_count);
   const int64_t rows = M < tile.m ? M : tile.m, columns = N < tile.n ? N : tile.n;
   const int64_t multiplying = int64_t(tile.m) * tile.n * K / kMultiplyAdds;
   const int64_t loading = (rows + columns) * K / kL2Bytes + (tile.m + tile.n) * K / kSharedBytes;

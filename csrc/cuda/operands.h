@@ -3,15 +3,14 @@
 
 #include "../common.h"
 #include "int8_matmul.h"
+#include "int8_matmul_schedule.h"
 
 namespace green_kernels {
 
-constexpr int64_t kAlignment = 16;  // bytes that the kernel copies at a time
-
-// q (..., K) as (rows, K) whose rows begin at multiples of 16 bytes: itself, or a copy.
+// q (..., K) as (rows, K) whose rows begin at multiples of kChunk bytes: itself, or a copy.
 inline Tensor with_aligned_rows(const Tensor& q) {
-  const int64_t K = q.size(-1), stride = round_up(K, kAlignment);
-  const bool is_aligned = reinterpret_cast<uintptr_t>(q.const_data_ptr()) % kAlignment == 0;
+  const int64_t K = q.size(-1), stride = round_up(K, kChunk);
+  const bool is_aligned = reinterpret_cast<uintptr_t>(q.const_data_ptr()) % kChunk == 0;
   if (q.is_contiguous() && K == stride && is_aligned) return q;
   Tensor copy = torch::stable::new_empty(q, {rows(q), stride});
   Tensor values = torch::stable::narrow(copy, 1, 0, K);
@@ -24,7 +23,7 @@ inline Tensor with_aligned_rows(const Tensor& w_q, const OptTensor& w_packed) {
   const int64_t N = w_q.size(0), K = w_q.size(1);
   const bool is_of_use = w_packed && w_packed->is_cuda() &&
                          w_packed->scalar_type() == ScalarType::Char && w_packed->dim() == 2 &&
-                         w_packed->size(0) == N && w_packed->size(1) == round_up(K, kAlignment) &&
+                         w_packed->size(0) == N && w_packed->size(1) == round_up(K, kChunk) &&
                          w_packed->get_device_index() == w_q.get_device_index();
   return with_aligned_rows(is_of_use ? *w_packed : w_q);
 }
@@ -34,7 +33,7 @@ inline Int8Matmul int8_matmul_arguments(const Tensor& w_q, const Tensor& w_scale
                                         const OptTensor& bias, const OptTensor& residual, Act act,
                                         Tensor& y, int64_t M, int64_t N, int64_t K) {
   Int8Matmul matmul{};
-  matmul.x_q_stride = matmul.w_q_stride = round_up(K, kAlignment);
+  matmul.x_q_stride = matmul.w_q_stride = round_up(K, kChunk);
   matmul.w_q = w_q.const_data_ptr<int8_t>();
   matmul.w_scale = w_scale.const_data_ptr<float>();
   matmul.bias = data_or_null(bias);

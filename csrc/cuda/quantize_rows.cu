@@ -94,16 +94,12 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-bool is_aligned(const void* pointer, int bytes) {
-  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
-}
-
 template <typename T>
 void launch(const void* x, int8_t* x_q, int64_t x_q_stride, float* scale, int64_t M, int64_t K,
             cudaStream_t stream) {
   const bool by_warp = K <= kShortRow;
   const int64_t teams = by_warp ? kThreads / kWarp : 1;
-  const int64_t wanted = (M + teams - 1) / teams;
+  const int64_t wanted = ceil_div(M, teams);
   const unsigned blocks = unsigned(wanted < kMaxBlocks ? wanted : kMaxBlocks);
   const bool wide_x = is_aligned(x, 16) && K % kTogether == 0;
   const bool wide_x_q = is_aligned(x_q, kTogether) && x_q_stride % kTogether == 0;
