@@ -1,0 +1,54 @@
+// Addresses and what lies behind them. Global memory is the process's own, of which a kernel may
+// touch only buffers that were registered; the other spaces are windows far above any pointer.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "machine.h"
+
+namespace emulator {
+
+enum class Space { kGeneric, kGlobal, kShared, kSharedCluster, kLocal, kParam, kConst };
+
+// Where the windows lie within generic addresses. An address within shared memory is the rank of
+// the block in its cluster << kRankShift, and the offset there; of a block's own, rank 0 is it.
+constexpr uint64_t kSharedWindow = 1ull << 56, kLocalWindow = 2ull << 56, kParamWindow = 3ull << 56;
+constexpr uint64_t kWindowMask = 0xffull << 56;
+constexpr int kRankShift = 24;
+constexpr uint64_t kFrameOffset = 1ull << 20;  // in .param, where a lane's frames of calls begin
+
+// The place of a byte in shared memory.
+struct SharedPlace {
+  Block* block;
+  uint32_t offset;
+};
+
+// Each checks that the `size` bytes at `address` (relative to its space, as an instruction with
+// that space takes it) are there for the lane, aligned to `alignment`, and free of races; fails
+// through warp.fail otherwise.
+void load(Warp& warp, Space space, int lane, uint64_t address, void* to, uint32_t size,
+          uint32_t alignment);
+void store(Warp& warp, Space space, int lane, uint64_t address, const void* from, uint32_t size,
+           uint32_t alignment);
+
+// The place in shared memory that an address of .shared::cluster (or of .shared::cta, which is
+// part of it) names, checked to hold `size` bytes and to be aligned.
+SharedPlace shared_place(Warp& warp, int lane, uint64_t address, uint32_t size, uint32_t alignment);
+
+// A pointer to registered global memory, checked likewise; or to the param window's own bytes, for
+// a tensor map that is a kernel's parameter.
+uint8_t* global_pointer(Warp& warp, int lane, uint64_t address, uint32_t size, uint32_t alignment,
+                        bool writes);
+
+// Adds an instruction's accesses to the counters: each of its lanes moves `size` bytes.
+void count_shared(Warp& warp, const uint64_t* addresses, uint32_t mask, uint32_t size);
+void count_global(Warp& warp, const uint64_t* addresses, uint32_t mask, uint32_t size,
+                  const char* kind);
+
+// The registered buffers of global memory: those of all machines.
+void register_buffer(const void* data, uint64_t size, bool writable);
+void unregister_buffer(const void* data);
+bool is_registered(const void* data, uint64_t size, bool writes);  // all of it, and in one buffer
+
+}  // namespace emulator
