@@ -11,10 +11,26 @@ import torch
 root = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != root]
 
+sys.path.append(str(root / "tests"))  # for the emulator, which is no test
+
 if not torch.cuda.is_available():  # then Triton kernels run in its interpreter, on the CPU
     os.environ["TRITON_INTERPRET"] = "1"
 
+import emulator  # noqa: E402
+from emulator import cuda_ops, triton_ops  # noqa: E402
+
 import green_kernels as gk  # noqa: E402
+
+# CUDA kernels and ahead-of-time Triton kernels, which the emulator runs with no GPU.
+EMULATED = {
+    "emulated_sm_80": lambda: cuda_ops.CudaOps(emulator.A100).all(),
+    "emulated_sm_90a": lambda: cuda_ops.CudaOps(emulator.H100).all(),
+    "emulated_triton_sm_80": lambda: triton_ops.kernels(80),
+    "emulated_triton_sm_90": lambda: triton_ops.kernels(90),
+}
+if not emulator.MISSING:
+    for name, kernels in EMULATED.items():
+        gk.ops.add_backend(name, kernels())
 
 
 def pytest_collection_modifyitems(items):
@@ -31,9 +47,11 @@ def device():
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@pytest.fixture(params=gk.ops.BACKENDS)
+@pytest.fixture(params=[*gk.ops.BACKENDS, *EMULATED])
 def backend(request):
     """Each backend in turn, in use for the length of the test."""
+    if request.param in EMULATED and emulator.MISSING:
+        pytest.skip(emulator.MISSING)
     with gk.ops.use(request.param):
         yield request.param
 

@@ -13,10 +13,11 @@ import torch
 
 BACKENDS = ("compiled", "triton")
 OPS: dict[str, "op"] = {}  # every op by name; tests and bench walk over it
+_added: list[str] = []  # further backends, see add_backend
 
 
 def _known(backend: str, source: str) -> str:
-    if backend not in BACKENDS:
+    if backend not in BACKENDS and backend not in _added:
         raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, got {backend!r}")
     return backend
 
@@ -39,14 +40,17 @@ class op:
         self._names = [p.name for p in parameters]
         self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         self._overloads = {}
-        schema = torch.library.infer_schema(reference, mutates_args=())
+        self._schema = torch.library.infer_schema(reference, mutates_args=())
         for backend, kernel in zip(BACKENDS, (self._fallback, self._triton), strict=True):
-            qualname = self._qualname(backend)
-            torch.library.define(qualname, schema)
-            torch.library.register_kernel(qualname, "default", kernel)
-            name = qualname.split("::")[1]
-            self._overloads[backend] = getattr(torch.ops.green_kernels, name).default
+            self._declare(backend, kernel)
         OPS[self.__name__] = self
+
+    def _declare(self, backend, kernel):
+        qualname = self._qualname(backend)
+        torch.library.define(qualname, self._schema)
+        torch.library.register_kernel(qualname, "default", kernel)
+        name = qualname.split("::")[1]
+        self._overloads[backend] = getattr(torch.ops.green_kernels, name).default
 
     def __call__(self, *args, **kwargs) -> Any:
         """Run the op on the kernel in use."""
@@ -79,16 +83,30 @@ class op:
             self._check(**arguments)
             return outputs(**arguments)
 
-        for backend in BACKENDS:
+        self._fake = checked
+        for backend in self._overloads:
             torch.library.register_fake(self._qualname(backend), checked)
 
     def gradient(self, save: Callable, backward: Callable) -> None:
         """Register the backward pass and what it keeps from the forward one."""
-        for backend in BACKENDS:
+        self._gradient = save, backward
+        for backend in self._overloads:
             torch.library.register_autograd(self._qualname(backend), backward, setup_context=save)
 
     def _qualname(self, backend):
-        return f"green_kernels::{self.__name__}" + ("_triton" if backend == "triton" else "")
+        return f"green_kernels::{self.__name__}" + ("" if backend == "compiled" else f"_{backend}")
+
+    def _add(self, backend, kernel):
+        """Declare the op once more, to be run by `kernel` on arguments that were checked."""
+
+        def checked(*args, **kwargs):
+            self._check(**self._by_name(args, kwargs))
+            return kernel(*args, **kwargs)
+
+        self._declare(backend, checked)
+        torch.library.register_fake(self._qualname(backend), self._fake)
+        save, backward = self._gradient
+        torch.library.register_autograd(self._qualname(backend), backward, setup_context=save)
 
     def _by_name(self, args, kwargs):
         return self._defaults | dict(zip(self._names, args, strict=False)) | kwargs
@@ -111,6 +129,16 @@ class op:
         module = import_module(f"green_kernels.triton_kernels.{self.__name__}")
         with torch.cuda.device_of(args[0]):  # Triton launches on the current device
             return getattr(module, self.__name__)(*args, **kwargs)
+
+
+def add_backend(backend: str, kernels: dict[str, Callable]) -> None:
+    """Make `backend` one that `use` takes: each op runs on its kernel of `kernels`, by name.
+
+    For tests, which have kernels of their own to try; `BACKENDS` stays what it is.
+    """
+    for name, op in OPS.items():
+        op._add(backend, kernels[name])
+    _added.append(backend)
 
 
 @contextmanager

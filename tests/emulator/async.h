@@ -22,20 +22,23 @@ struct AsyncOperation {
   Cluster* cluster = nullptr;
   std::vector<SharedRange> reads, writes;
   std::function<void()> effect;  // moves the bytes, completes transactions
-  uint32_t id = 0;               // set by start
+  size_t index = 0;              // in the cluster's flight
   bool took_effect = false, is_over = false;
 };
 
-// Puts an operation in flight: marks its ranges, after checking that the warp may read and write
-// them now. `asynchronous` where the async proxy does it (bulk copies, wgmma), and so sees of
-// shared memory only what was fenced. May take effect at once.
+// Puts an operation in flight: checks that the warp may read and write its ranges now, and marks
+// them. `asynchronous` where the async proxy does it (bulk copies, wgmma), and so sees of shared
+// memory only what was fenced. May take effect at once.
 AsyncPointer start(Warp& warp, AsyncOperation operation, bool asynchronous, int lane);
+
+// Fails unless the warp may have the async proxy read these ranges now.
+void check_async_reads(Warp& warp, const std::vector<SharedRange>& reads, int lane);
 
 // Lets it take effect, if it has not; removes it from the cluster's flight.
 void take_effect(AsyncOperation& operation);
 
 // It has been waited for: its ranges are free again, and count as read and written at `epoch`
-// (whose clocks those who may touch them next must include).
+// (whose clocks those who may touch them next must include), by the generic proxy or the other.
 void finish(AsyncOperation& operation, Epoch epoch, int lane, bool generic);
 
 }  // namespace emulator

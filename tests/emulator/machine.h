@@ -6,6 +6,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -51,8 +52,8 @@ struct Split {
   uint32_t mask = 0;
   int join = -1;  // of Warp::joins, where they are to meet others
   std::optional<Wait> wait;
-  int rendezvous = 0;      // while they wait for lanes of a .sync instruction at pc: 1
-  uint32_t sync_mask = 0;  // the lanes that it names
+  bool rendezvous = false;  // whether they wait, before pc, for lanes of a .sync instruction
+  uint32_t sync_mask = 0;   // the lanes that it names
 };
 
 // A place where lanes that diverged wait for each other.
@@ -79,11 +80,32 @@ class Warp {
   Warp(Block& block, int index, uint32_t lanes);
 
   // The 32 lanes' values of a slot, each in the low bits of its 64. What is above is undefined.
-  uint64_t* lanes(int slot) { return registers.data() + size_t(slot) * kLanes; }
+  uint64_t* lanes(int slot) {
+    if (slot < 0) emulator::fail("has an operand of a wrong kind");
+    return registers.data() + size_t(slot) * kLanes;
+  }
   uint64_t* lanes(const Operand& value) { return lanes(value.slot); }
 
   // Fails with the place and the text of the current instruction before `message`.
   [[noreturn]] void fail(const std::string& message, int lane = -1);
+
+  // Executes instructions of `split` until `quantum` of them are done, or it has to wait.
+  void execute(Split& split, int quantum);
+
+  // A split of these that may go on now, at random, or null. Lets waits that are over end.
+  Split* choose_ready();
+
+  // Parts the current lanes: those that `jump` go to the instruction's target.
+  void diverge(uint32_t jump);
+
+  // Ends the current lanes. Fails if they leave asynchronous work behind.
+  void exit_lanes();
+
+  // For instructions that name the lanes which execute them together (.sync): whether they are all
+  // here. If not, the current ones stop before the instruction until they are.
+  bool gather(uint32_t lanes);
+
+  std::string place(int lane = -1) const;  // "kernel k, block 0,0,0, warp 1: PTX line 7 (k.cu:3)"
 
   // Fails unless all lanes of the warp execute the current instruction together (.aligned).
   void expect_converged();
@@ -112,7 +134,7 @@ class Warp {
   uint32_t active = 0;  // its lanes whose guard holds
   const Instruction* instruction = nullptr;
 
-  std::deque<Split> splits;
+  std::list<Split> splits;
   std::vector<Join> joins;
 
   std::array<CopyGroups, kLanes> copies, bulk_copies;
@@ -124,12 +146,23 @@ class Warp {
   int busy_count = 0;          // of them, those that are not 0
   bool wgmma_unfenced = true;  // a register of some wgmma was written since the last wgmma.fence
   std::shared_ptr<WgmmaOfWarp> wgmma;
-  int max_registers = 0;  // as setmaxnreg says; 0 before
+  uint64_t cluster_generation = 0;  // of the cluster's barrier, which it waits for
+  int max_registers = 0;            // as setmaxnreg says; 0 before
+
+ private:
+  void step(Split& split, uint32_t mask);
+  bool meets(Split& split);
+  void check_busy() const;
+  void trace(const Instruction& done, uint32_t mask);
+  Split* gathered(Split& parked);
+  void drop(const Split& split);
 };
 
 struct Barrier {  // bar, barrier: one of a block's sixteen, or a cluster's
   uint32_t expected = 0, arrived = 0;
   uint64_t generation = 0;
+  uint32_t votes = 0, denials = 0;  // of bar.red: threads whose predicate held, and did not
+  uint32_t released_votes = 0, released_denials = 0;
   Clock clock, fenced;              // of those that have arrived
   Clock released, released_fenced;  // of the generation before
 };
@@ -154,6 +187,7 @@ struct Block {
   SharedMemory shared;
   std::vector<std::unique_ptr<Warp>> warps;
   std::array<Barrier, 16> barriers;
+  int free_registers = -1;  // that setmaxnreg may hand out; -1 before it is asked for
   std::map<uint32_t, Mbarrier> mbarriers;                  // by offset in shared memory
   std::map<int, std::shared_ptr<WgmmaOfWarpgroup>> wgmma;  // by warpgroup
 };
@@ -177,6 +211,9 @@ struct Launch {
   std::vector<uint8_t> parameters;  // as the program lays them out
 };
 
+// "PTX line 7 (k.cu:3): add.s32 ..", of the program's instruction.
+std::string described(const Program& program, const Instruction& instruction);
+
 // How much a source line moved. (CUDA C++ Programming Guide, "Shared Memory": 32 banks of 4 bytes;
 // "Device Memory Accesses": 32-byte sectors.)
 struct Traffic {
@@ -198,15 +235,18 @@ struct Machine {
 
   // Runs a grid to its end. Fails with what the kernel did wrong.
   void run(const Launch& launch);
+  void collect_traffic();
 
   uint64_t random(uint64_t below) { return dice() % below; }
+  Traffic& traffic_of(const Warp& warp, bool is_global);  // of the current instruction
   bool chance(double probability) { return double(dice() >> 11) * 0x1p-53 < probability; }
 
   Options options;
   std::mt19937_64 dice;
   double eagerness = 0.5;  // with which asynchronous operations take effect before they must
   const Launch* launch = nullptr;
-  uint64_t executed = 0;                                                 // instructions of warps
+  std::vector<std::array<Traffic, 2>> traffic_by_pc;  // of shared and of global memory
+  uint64_t executed = 0;                              // instructions of warps
   std::map<std::tuple<std::string, int, std::string>, Traffic> traffic;  // by file, line, kind
 };
 

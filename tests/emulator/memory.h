@@ -9,10 +9,10 @@
 
 namespace emulator {
 
-enum class Space { kGeneric, kGlobal, kShared, kSharedCluster, kLocal, kParam, kConst };
+enum class Space { kGeneric, kGlobal, kShared, kLocal, kParam, kConst };
 
-// Where the windows lie within generic addresses. An address within shared memory is the rank of
-// the block in its cluster << kRankShift, and the offset there; of a block's own, rank 0 is it.
+// Where the windows lie within generic addresses. An address within shared memory is an offset
+// there; mapa adds the number of another block, its rank and one, << kRankShift.
 constexpr uint64_t kSharedWindow = 1ull << 56, kLocalWindow = 2ull << 56, kParamWindow = 3ull << 56;
 constexpr uint64_t kWindowMask = 0xffull << 56;
 constexpr int kRankShift = 24;
@@ -32,6 +32,10 @@ void load(Warp& warp, Space space, int lane, uint64_t address, void* to, uint32_
 void store(Warp& warp, Space space, int lane, uint64_t address, const void* from, uint32_t size,
            uint32_t alignment);
 
+// Changes `size` aligned bytes in one step that no other thread can come between.
+void update(Warp& warp, Space space, int lane, uint64_t address, uint32_t size,
+            const std::function<void(void*)>& change);
+
 // The place in shared memory that an address of .shared::cluster (or of .shared::cta, which is
 // part of it) names, checked to hold `size` bytes and to be aligned.
 SharedPlace shared_place(Warp& warp, int lane, uint64_t address, uint32_t size, uint32_t alignment);
@@ -43,8 +47,7 @@ uint8_t* global_pointer(Warp& warp, int lane, uint64_t address, uint32_t size, u
 
 // Adds an instruction's accesses to the counters: each of its lanes moves `size` bytes.
 void count_shared(Warp& warp, const uint64_t* addresses, uint32_t mask, uint32_t size);
-void count_global(Warp& warp, const uint64_t* addresses, uint32_t mask, uint32_t size,
-                  const char* kind);
+void count_global(Warp& warp, const uint64_t* addresses, uint32_t mask, uint32_t size);
 
 // The registered buffers of global memory: those of all machines.
 void register_buffer(const void* data, uint64_t size, bool writable);

@@ -17,6 +17,9 @@ class Warp;
 struct Instruction;
 using Handler = std::function<void(Warp&, const Instruction&)>;
 
+// Where shared memory begins: below are the 1024 bytes that sm_90 and later keep for themselves.
+constexpr uint32_t kSharedBase = 1024;
+
 struct Operand {
   enum class Kind { kNone, kValue, kAddress, kVector, kSink, kLabel };
   Kind kind = Kind::kNone;
@@ -34,9 +37,12 @@ struct Instruction {
   bool guard_negated = false;
   std::vector<Operand> operands;  // p|q are two operands in a row
   Handler run;
-  int target = -1;   // of a branch
+  enum class Flow { kNext, kBranch, kExit } flow = Flow::kNext;  // where it goes if its guard holds
+  int target = -1;                                               // of a branch
   int meeting = -1;  // of a branch: where diverged lanes wait for each other, or -1 for the exit
   bool is_meeting = false;  // some branch's lanes meet before this instruction
+  bool reads_clock = false;
+  bool is_wgmma = false, writes_wgmma_register = false;  // the latter of all others
 };
 
 // The modifiers of an opcode, as ".sync.aligned.m8n8" -> sync, aligned, m8n8. Whoever decodes it
@@ -68,13 +74,14 @@ void add_bit_decoders(Decoders& decoders);         // bits.cpp: mov and or shl b
 void add_compare_decoders(Decoders& decoders);     // compare.cpp: setp set selp slct
 void add_convert_decoders(Decoders& decoders);     // convert.cpp: cvt
 void add_memory_decoders(Decoders& decoders);      // load_store.cpp: ld st atom red cvta ..
-void add_control_decoders(Decoders& decoders);     // control.cpp: bra exit ret trap shfl vote ..
+void add_control_decoders(Decoders& decoders);     // control.cpp: bra exit trap setmaxnreg ..
+void add_warp_decoders(Decoders& decoders);        // warp_wide.cpp: shfl vote redux elect ..
 void add_barrier_decoders(Decoders& decoders);     // barrier.cpp: bar barrier fence
 void add_mbarrier_decoders(Decoders& decoders);    // mbarrier.cpp
-void add_async_decoders(Decoders& decoders);       // async_copy.cpp: cp.async
-void add_bulk_decoders(Decoders& decoders);        // bulk_copy.cpp: cp.async.bulk and .tensor
-void add_matrix_decoders(Decoders& decoders);      // matrix.cpp: ldmatrix stmatrix mma
-void add_wgmma_decoders(Decoders& decoders);       // wgmma.cpp
+void add_async_decoders(
+    Decoders& decoders);  // async_copy.cpp: cp.async, and .bulk by bulk_copy.cpp
+void add_matrix_decoders(Decoders& decoders);  // matrix.cpp: ldmatrix stmatrix mma
+void add_wgmma_decoders(Decoders& decoders);   // wgmma.cpp
 
 // Fails unless the instruction has from `least` to `most` operands.
 void expect_operands(const Instruction& instruction, size_t least, size_t most);
@@ -84,22 +91,28 @@ struct Special {  // a special register that the kernel reads: "%tid.x" and its 
   int slot;
 };
 
+struct Global {  // a module's variable in .global or .const
+  std::shared_ptr<std::vector<uint8_t>> data;
+  uint64_t address, size;  // aligned, within data
+  bool writable;
+};
+
 struct Program {
   std::string name;
   std::map<int, std::string> files;
   std::vector<Instruction> code;
   int slots = 0;                      // registers, special registers and constants of a lane
   std::map<int, uint64_t> constants;  // by slot
-  std::vector<Special> specials;
+  std::vector<Special> specials;      // but for the clocks
+  std::vector<Special> clocks;        // that change with every instruction
   std::vector<Variable> parameters;
   std::vector<int> parameter_offsets;
   int parameter_bytes = 0;
-  int static_shared = 0, dynamic_shared_alignment = 16;  // bytes
-  int dynamic_shared_slot = -1;          // whose constant is where the dynamic part begins, or -1
+  uint32_t static_shared_end = kSharedBase;  // and where the dynamic part begins
   int local_bytes = 0, frame_bytes = 0;  // of a lane: .local variables, and .param ones of calls
+  int max_registers = 0;                 // as .maxnreg says, or 0
   std::vector<int> max_threads, required_threads, required_cluster;
-  // Module variables in .global and .const; one copy for as long as the program lives.
-  std::vector<std::shared_ptr<std::vector<uint8_t>>> globals;
+  std::vector<Global> globals;
 };
 
 Program build(const Module& module, const std::string& entry);

@@ -3,71 +3,89 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "clock.h"
 
 namespace emulator {
 
-class Warp;
-struct AsyncOperation;
+constexpr int kWholeWarp = -1;  // as a lane: what a warp or the hardware does as a whole
 
-// An access of one lane or, for what a warp or the hardware does as a whole, of lane kWholeWarp.
+// Who accesses, and what he knows. (`clock` and `fenced` are those of a warp.)
 struct Access {
   Epoch epoch;
   int lane;
   int line;  // of the PTX
   const Clock* clock;
-  bool asynchronous = false;      // by the async proxy, which sees only what was fenced
-  const Clock* fenced = nullptr;  // where asynchronous
+  const Clock* fenced;
+  bool asynchronous = false;  // by the async proxy, which sees only what was fenced
+  bool atomic = false;
 };
-constexpr int kWholeWarp = -1;
 
 class SharedMemory {
  public:
   explicit SharedMemory(uint32_t size) : bytes_(size), cells_(size) {}
   uint32_t size() const { return uint32_t(bytes_.size()); }
+  uint8_t* data() { return bytes_.data(); }
 
-  // Each returns what is wrong with the access, or nothing; it is made in both cases.
-  std::string read(const Access& access, uint32_t offset, void* to, uint32_t size);
-  std::string write(const Access& access, uint32_t offset, const void* from, uint32_t size);
+  // What is wrong with an access, or nothing. `from`, where not null, is what it writes.
+  std::string check_read(const Access& access, uint32_t offset, uint32_t size) const;
+  std::string check_write(const Access& access, uint32_t offset, uint32_t size,
+                          const void* from) const;
 
-  // The same without the bytes: for what the hardware reads or writes by itself.
-  std::string note_read(const Access& access, uint32_t offset, uint32_t size);
-  std::string note_write(const Access& access, uint32_t offset, uint32_t size);
+  // That it was made.
+  void record_read(const Access& access, uint32_t offset, uint32_t size);
+  void record_write(const Access& access, uint32_t offset, uint32_t size);
 
-  // An asynchronous operation `id` has these bytes in hand from now on, or no longer.
-  void begin(uint32_t id, bool writes, uint32_t offset, uint32_t size);
-  void end(uint32_t id, bool writes, uint32_t offset, uint32_t size);
+  // An asynchronous operation of PTX line `line` has these bytes in hand from now on, or no longer.
+  void begin(bool writes, int line, uint32_t offset, uint32_t size);
+  void end(bool writes, uint32_t offset, uint32_t size);
 
   void mark_mbarrier(uint32_t offset, bool is_one);
 
-  uint8_t* data() { return bytes_.data(); }
-
  private:
   struct Cell {
-    uint32_t write_time = 0, write_line = 0;
-    int16_t writer = -1;
+    int16_t writer = -1;  // an actor
     int8_t write_lane = 0;
-    bool initialised = false, generic = false, mbarrier = false;
+    bool initialised = false, generic = false, atomic = false, mbarrier = false;
     uint16_t async_reads = 0;
-    uint32_t async_write = 0;  // id + 1 of the operation that is to write it
-    uint32_t readers = 0;      // of reader_sets_, since it was last written
+    uint32_t write_time = 0, write_line = 0;
+    int async_line = 0;  // of the operation that is to write it, or that reads it
+    bool async_write = false;
+    uint32_t readers = 0;  // a set of them, of reader_sets_, since the last write
   };
   struct Reader {
     Epoch epoch;
     uint32_t lanes;
     int line;
   };
-  uint32_t with_reader(uint32_t set, const Access& access);
-  std::string conflicts_with_write(const Cell& cell, const Access& access, const char* what) const;
+  struct Addition {  // a reader joins a set
+    uint32_t set, time, line;
+    int16_t actor, lane;
+    bool operator==(const Addition& other) const {
+      return set == other.set && time == other.time && line == other.line && actor == other.actor &&
+             lane == other.lane;
+    }
+  };
+  struct Hash {
+    size_t operator()(const Addition& a) const {
+      uint64_t h = a.set * 0x9e3779b97f4a7c15;
+      h = (h ^ a.time) * 0xbf58476d1ce4e5b9;
+      h = (h ^ a.line) * 0x94d049bb133111eb;
+      return h ^ uint64_t(a.actor) << 8 ^ uint64_t(a.lane) ^ h >> 31;
+    }
+  };
+
+  static bool is_ordered(const Access& access, Epoch before, uint32_t lanes_before);
+  uint32_t joined(uint32_t set, const Access& access);
 
   std::vector<uint8_t> bytes_;
   std::vector<Cell> cells_;
+  // Sets never change, so that many cells share one.
   std::vector<std::vector<Reader>> reader_sets_{{}};
-  std::map<std::vector<uint64_t>, uint32_t> set_ids_;
+  std::unordered_map<Addition, uint32_t, Hash> additions_;
 };
 
 }  // namespace emulator

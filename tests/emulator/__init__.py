@@ -1,0 +1,115 @@
+"""A PTX emulator with a stand-in CUDA runtime: the CUDA kernels run in the tests with no GPU.
+
+    with emulator.device(emulator.H100), emulator.buffers(y, readonly=[x]):
+        assert emulator.kernels().quantize_rows_cuda(x=x.data_ptr(), ...) is None
+        emulator.synchronize()
+
+Environment variables:
+  EMULATOR_SEED=n             of the order in which warps run, and asynchronous copies arrive
+  EMULATOR_TRACE=block:warp   print what a warp executes
+  EMULATOR_SANITIZE=1         the emulator with gcc's sanitizers; needs LD_PRELOAD=libasan.so
+"""
+
+import importlib.util
+import os
+import sys
+from contextlib import contextmanager
+from functools import cache
+from typing import NamedTuple
+
+from . import build
+
+MISSING = build.missing()  # why tests must be skipped here, or None
+SEED = int(os.environ.get("EMULATOR_SEED") or 0)
+TRACE = os.environ.get("EMULATOR_TRACE", "")
+SANITIZE = os.environ.get("EMULATOR_SANITIZE") == "1"
+
+
+class Device(NamedTuple):
+    """A GPU, as launches see it. Shared memory is in bytes."""
+
+    name: str
+    major: int
+    minor: int
+    sm_count: int
+    shared_optin: int
+    shared_per_sm: int
+
+
+A100 = Device("A100", 8, 0, 108, 163 * 1024, 164 * 1024)
+H100 = Device("H100", 9, 0, 132, 227 * 1024, 228 * 1024)
+RTX_5090 = Device("RTX 5090", 12, 0, 170, 99 * 1024, 100 * 1024)
+
+
+@cache
+def load(name, path):
+    """Import a module from a file."""
+    # A torch with CUDA makes the real runtime's functions global; what a library was linked with
+    # comes before them only with DEEPBIND, which the sanitizers refuse.
+    before = sys.getdlopenflags()
+    sys.setdlopenflags(os.RTLD_NOW | (0 if SANITIZE else os.RTLD_DEEPBIND))
+    try:
+        # pybind11 takes modules of one full name for one module, so each file needs its own.
+        spec = importlib.util.spec_from_file_location(f"{path.stem}.{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.setdlopenflags(before)
+    return module
+
+
+@cache
+def runtime():
+    """The module _emulator, built where it must be."""
+    return load("_emulator", build.build_emulator(SANITIZE))
+
+
+def kernels(csrc=build.CSRC, name="kernels"):
+    """The module _kernels of the sources in a folder like csrc, built where it must be."""
+    return load("_kernels", build.build_kernels(csrc, name, runtime().__file__))
+
+
+@contextmanager
+def device(preset, seed=SEED, max_instructions=0):
+    """Launch on such a device, from a clean start; what is queued at the end is forgotten."""
+    runtime().reset()
+    runtime().set_device(*preset)
+    runtime().set_options(seed, TRACE, max_instructions)
+    try:
+        yield runtime()
+    finally:
+        runtime().reset()
+
+
+def launch(ptx, kernel, grid, block, **how):
+    """Run a kernel of PTX text at once, on no device in particular."""
+    runtime().launch(ptx, kernel, grid, block, **{"seed": SEED, "trace": TRACE} | how)
+
+
+def nbytes(tensor):
+    """From the first element of a tensor, which may have gaps, to its last."""
+    if tensor.numel() == 0:
+        return 0
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()
+
+
+@contextmanager
+def buffers(*tensors, readonly=()):
+    """Let kernels read and write the memory of `tensors`, and read that of `readonly`."""
+    pieces = [(t, True) for t in tensors] + [(t, False) for t in readonly]
+    registered = []
+    try:
+        for tensor, writable in pieces:
+            if tensor is not None and nbytes(tensor):
+                runtime().register_buffer(tensor.data_ptr(), nbytes(tensor), writable)
+                registered.append(tensor.data_ptr())
+        yield
+    finally:
+        for address in registered:
+            runtime().unregister_buffer(address)
+
+
+def synchronize():
+    """Run all that was launched; raise EmulatorError for what a kernel did wrong."""
+    runtime().synchronize()

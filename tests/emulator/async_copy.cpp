@@ -1,0 +1,97 @@
+// cp.async: each lane copies 4, 8 or 16 bytes from global to shared memory, in groups. (PTX ISA,
+// "Data Movement and Conversion Instructions: Non-bulk copy".) The form with a predicate for
+// ignore-src is not told from the one with a size, and not known.
+#include "async.h"
+#include "bulk_copy.h"
+
+namespace emulator {
+namespace {
+
+void copy(Warp& warp, const Instruction& at, int lane, uint32_t size, uint64_t to, uint64_t from) {
+  uint32_t bytes = size;
+  if (at.operands.size() > 3) bytes = uint32_t(warp.lanes(at.operands[3])[lane]);
+  if (bytes > size)
+    warp.fail("copies " + std::to_string(bytes) + " of " + std::to_string(size) + " bytes", lane);
+  AsyncOperation operation;
+  operation.name = "cp.async";
+  const SharedPlace place = shared_place(warp, lane, to, size, size);
+  operation.writes = {{place, size}};
+  if (from % size)
+    warp.fail("the global address is not a multiple of " + std::to_string(size), lane);
+  const uint8_t* const source = bytes ? global_pointer(warp, lane, from, bytes, 1, false) : nullptr;
+  operation.effect = [=] {
+    uint8_t* const target = place.block->shared.data() + place.offset;
+    if (bytes) std::memcpy(target, source, bytes);
+    std::memset(target + bytes, 0, size - bytes);
+  };
+  warp.copies[lane].open.push_back(start(warp, std::move(operation), false, lane));
+}
+
+void wait(Warp& warp, uint32_t pending) {
+  for_lanes(warp.active, [&](int lane) {
+    auto& groups = warp.copies[lane].committed;
+    for (; groups.size() > pending; groups.pop_front())
+      for (const AsyncPointer& operation : groups.front()) {
+        take_effect(*operation);
+        finish(*operation, warp.now(), lane, true);
+      }
+  });
+}
+
+void commit(Warp& warp) {
+  for_lanes(warp.active, [&](int lane) {
+    CopyGroups& groups = warp.copies[lane];
+    groups.committed.push_back(std::move(groups.open));
+    groups.open.clear();
+  });
+}
+
+void decode_copy(Modifiers& modifiers, Instruction& instruction) {
+  if (decode_bulk_copy(modifiers, instruction)) return;
+  if (!modifiers.take("async")) fail("the emulator does not know this copy");
+  if (modifiers.take("commit_group")) {
+    expect_operands(instruction, 0, 0);
+    instruction.run = [](Warp& warp, const Instruction&) { commit(warp); };
+  } else if (modifiers.take("wait_group")) {
+    expect_operands(instruction, 1, 1);
+    instruction.run = [](Warp& warp, const Instruction& at) {
+      wait(warp, uint32_t(warp.lanes(at.operands[0])[first_lane(warp.active)]));
+    };
+  } else if (modifiers.take("wait_all")) {
+    expect_operands(instruction, 0, 0);
+    instruction.run = [](Warp& warp, const Instruction&) {
+      commit(warp);
+      wait(warp, 0);
+    };
+  } else {
+    const bool past_l1 = modifiers.take_one({"ca", "cg"}) == "cg";
+    modifiers.take_one({"shared", "shared::cta"});
+    modifiers.take_one({"global"});
+    for (const char* hint : {"L2::cache_hint", "L2::64B", "L2::128B", "L2::256B"})
+      modifiers.take(hint);
+    expect_operands(instruction, 3, 5);
+    instruction.run = [=](Warp& warp, const Instruction& at) {
+      const uint64_t size = warp.lanes(at.operands[2])[first_lane(warp.active)];
+      if (size != 16 && (past_l1 || (size != 4 && size != 8)))
+        warp.fail("copies " + std::to_string(size) + " bytes at a time");
+      std::array<uint64_t, kLanes> to, from;
+      const uint64_t* const shared = warp.lanes(at.operands[0]);
+      const uint64_t* const global = warp.lanes(at.operands[1]);
+      for_lanes(warp.active, [&](int lane) {
+        to[lane] = uint32_t(shared[lane] + at.operands[0].offset);
+        from[lane] = global[lane] + at.operands[1].offset;
+      });
+      count_shared(warp, to.data(), warp.active, uint32_t(size));
+      count_global(warp, from.data(), warp.active, uint32_t(size));
+      for_lanes(warp.active, [&](int lane) {
+        copy(warp, at, lane, uint32_t(size), to[lane], from[lane]);
+      });
+    };
+  }
+}
+
+}  // namespace
+
+void add_async_decoders(Decoders& decoders) { decoders["cp"] = decode_copy; }
+
+}  // namespace emulator

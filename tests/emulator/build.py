@@ -1,0 +1,163 @@
+"""Builds the emulator, and the CUDA kernels against it, with g++ and nvcc and no setuptools.
+
+Everything lies under build/emulator-<hash>/, where the hash is of the compilers and their flags.
+A file's name there ends in a hash of all that it was made from, so that nothing is ever stale, what
+exists is used again, and two processes may build at once: both make the same file, and a rename
+puts it into place whole.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CSRC = ROOT / "csrc"
+KERNELS_BINDING = HERE / "kernels_binding.cpp"
+CXX = os.environ.get("CXX", "g++")
+# Floating-point instructions are emulated by the CPU's, in whatever rounding mode PTX asks for.
+CXX_FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+CXX_FLAGS += ["-ffp-contract=off", "-frounding-math"]
+SANITIZE_FLAGS = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
+# Two texts of PTX in each object, as text: the emulator reads the newer that its device runs.
+NVCC_CODE = ["-lineinfo", "--no-compress", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+NVCC_CODE += [f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in ("80", "90a")]
+
+
+def find_toolkit():
+    """The CUDA toolkit's folder, or None."""
+    for folder in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
+        if folder and Path(folder, "bin/nvcc").exists() and Path(folder, "include/cuda.h").exists():
+            return Path(folder)
+    return None
+
+
+def missing():
+    """Why nothing can be built here, or None."""
+    if find_toolkit() is None:
+        return "needs a CUDA toolkit, for nvcc and its headers"
+    if shutil.which(CXX) is None:
+        return f"needs {CXX}"
+    return None
+
+
+def nvcc_flags():
+    """NVCC_FLAGS of setup.py, which cannot be imported: it would build."""
+    for node in ast.parse((ROOT / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == "NVCC_FLAGS":
+            return ast.literal_eval(node.value)
+    raise LookupError("setup.py has no NVCC_FLAGS")
+
+
+def includes():
+    folders = [find_toolkit() / "include", sysconfig.get_paths()["include"]]
+    if importlib.util.find_spec("pybind11"):
+        import pybind11
+
+        folders.append(pybind11.get_include())
+    else:
+        import torch
+
+        folders.append(Path(torch.__file__).parent / "include")
+    return [f"-isystem{folder}" for folder in folders]
+
+
+def run(*command):
+    """Run a compiler; its words are the error's."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    sys.stderr.write(done.stderr)  # warnings
+    return done.stdout
+
+
+def digest(*parts):
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+@cache
+def folder():
+    nvcc = find_toolkit() / "bin/nvcc"
+    versions = [run(CXX, "--version"), run(nvcc, "--version")]
+    flags = [*versions, CXX, nvcc, *CXX_FLAGS, *nvcc_flags(), *NVCC_CODE, *includes()]
+    path = ROOT / "build" / f"emulator-{digest(*flags)}"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def sources_of(path):
+    """The text of a file and of all that it includes between quotes, each once."""
+    texts, left = {}, [path.resolve()]
+    while left:
+        file = left.pop()
+        if file not in texts:
+            texts[file] = file.read_text()
+            left += [
+                (file.parent / name).resolve()
+                for name in re.findall(r'^\s*#include "(.+)"', texts[file], re.MULTILINE)
+            ]
+    return sorted(texts.values())
+
+
+def make(name, parts, *command):
+    """The file that `command` makes with "-o", which depends on its words and on `parts`."""
+    target = folder() / f"{Path(name).stem}-{digest(*parts)}{Path(name).suffix}"
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=folder()) as temporary:
+            made = Path(temporary, name)
+            run(*command, "-o", made)
+            made.rename(target)
+    return target
+
+
+def compile_cpp(source, extra=()):
+    command = [CXX, *CXX_FLAGS, *extra, *includes(), "-c", source]
+    return make(f"{source.stem}.o", [*extra, *sources_of(source)], *command)
+
+
+def compile_cu(source):
+    """An object of a .cu; that of the original where this copy of it is no different.
+
+    Line numbers in it name the file, which should not be a mutant's temporary copy.
+    """
+    original = CSRC / "cuda" / source.name
+    if original.exists() and sources_of(original) == sources_of(source):
+        source = original
+    command = [find_toolkit() / "bin/nvcc", *nvcc_flags(), *NVCC_CODE, "-c", source]
+    return make(f"{source.stem}_cu.o", sources_of(source), *command)
+
+
+def in_parallel(function, items):
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count())) as pool:
+        return list(pool.map(function, items))
+
+
+def link(name, objects, extra=()):
+    # Its objects' names hold the hashes of what they were made from.
+    return make(f"{name}.so", [*extra, *objects], CXX, "-shared", *extra, *objects)
+
+
+def build_emulator(sanitize=False):
+    """The path of _emulator. A sanitized one loads where libasan was preloaded."""
+    extra = SANITIZE_FLAGS if sanitize else []
+    sources = sorted(path for path in HERE.glob("*.cpp") if path != KERNELS_BINDING)
+    return link("_emulator", in_parallel(lambda path: compile_cpp(path, extra), sources), extra)
+
+
+def build_kernels(csrc=CSRC, name="kernels", emulator=None):
+    """The path of _kernels, made of the kernels in the folder `csrc`; `name` is for the file's.
+
+    It needs the emulator's library, by its path, and finds CUDA's functions there.
+    """
+    objects = in_parallel(compile_cu, sorted(Path(csrc).resolve().glob("cuda/*.cu")))
+    return link(name, [compile_cpp(KERNELS_BINDING), *objects, emulator or build_emulator()])

@@ -1,0 +1,266 @@
+"""Mutants of the CUDA kernels: each has one mistake, and the emulator must find it.
+
+A mutant is the source with a piece replaced. `by` is what finds it: words of the emulator's error,
+or VALUES where nothing is illegal and only the result is wrong, or CONFLICTS where the result is
+right and only shared memory is slower.
+"""
+
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import emulator
+from emulator import build
+from emulator.cuda_ops import CudaOps
+from green_kernels.ops import int8_matmul, quantize_rows
+
+pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
+
+VALUES, CONFLICTS = "values differ", "bank conflicts"
+RACE = "race: "
+EARLY = "has yet to write"  # what an asynchronous copy writes was touched before its wait
+OUTSIDE = "outside all buffers"
+TRIES = 12  # schedules, with their seeds; most mutants fall to the first
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A file of csrc/, pieces of it with what stands there instead, and what must find that."""
+
+    file: str
+    pieces: dict[str, str]
+    by: str
+
+
+def matmul(old, new, by):
+    return Mutant("cuda/int8_matmul.cu", {old: new}, by)
+
+
+def schedule(old, new, by):
+    return Mutant("cuda/int8_matmul_schedule.h", {old: new}, by)
+
+
+def ptx(old, new, by):
+    return Mutant("cuda/ptx.cuh", {old: new}, by)
+
+
+def quantize(old, new, by, **more):
+    return Mutant("cuda/quantize_rows.cu", {old: new} | more, by)
+
+
+FEW_BLOCKS = {"kMaxBlocks = 1 << 20": "kMaxBlocks = 1"}  # so that a block has several rows
+
+MUTANTS = {
+    # Waits, barriers and stages.
+    "no barrier after the wait for a stage": matmul(
+        "    ptx::cp_async_wait_group<tile.stages - 2>();\n    __syncthreads();",
+        "    ptx::cp_async_wait_group<tile.stages - 2>();",
+        f"{RACE}|{EARLY}",
+    ),
+    "a wait one group short": matmul(
+        "cp_async_wait_group<tile.stages - 2>()", "cp_async_wait_group<tile.stages - 1>()", EARLY
+    ),
+    "a stage filled one step early": matmul(
+        "if (step == 0) fetch_to_shared(i + tile.stages - 1);",
+        "if (step == 0) fetch_to_shared(i + tile.stages);",
+        f"{RACE}|{EARLY}|may still read|to write, with no wait",
+    ),
+    "one stage too few in flight": matmul(
+        "for (int i = 0; i < tile.stages - 1; ++i) fetch_to_shared(i);",
+        "for (int i = 0; i < tile.stages - 2; ++i) fetch_to_shared(i);",
+        f"{EARLY}|nobody has written|{VALUES}",
+    ),
+    "no group for stages past the last": matmul(
+        "    }\n    ptx::cp_async_commit_group();", "      ptx::cp_async_commit_group();\n    }", EARLY
+    ),
+    "a stage read one step late": matmul(
+        "const auto x_stage = [&](int i) { return shared_base + i % tile.stages",
+        "const auto x_stage = [&](int i) { return shared_base + (i + 1) % tile.stages",
+        f"{RACE}|{EARLY}|nobody has written|{VALUES}",
+    ),
+    "no barrier of the warp before its rows are written": matmul(
+        "sums[m]);  // registers have no index\n      __syncwarp();",
+        "sums[m]);",
+        f"{RACE}reads what the store",
+    ),
+    "no barrier of the warp before its rows are staged again": matmul(
+        "      }\n      __syncwarp();\n    }\n  };", "      }\n    }\n  };", f"{RACE}overwrites"
+    ),
+    # Indices.
+    "a swizzle off by one row, reading": matmul(
+        "swizzle(row, step * 2 + x_at.column, chunks)",
+        "swizzle(row + 1, step * 2 + x_at.column, chunks)",
+        f"{VALUES}|nobody has written|{RACE}|outside the block",
+    ),
+    "a swizzle off by one chunk, writing": matmul(
+        "swizzle(row, first.column, chunks)", "swizzle(row, first.column ^ 1, chunks)", VALUES
+    ),
+    "a swizzle that leaves half the banks": schedule(
+        "(chunk ^ (row / (8 / chunks) % chunks))", "(chunk ^ (row / (8 / chunks) % 2))", CONFLICTS
+    ),
+    "no padding of the staged rows": schedule("return warp_n(tile) + 8;", "return warp_n(tile);", CONFLICTS),
+    "a wrong offset in k": matmul("step * 2 + w_at.column", "step + w_at.column", VALUES),
+    "fragments of x transposed": schedule(
+        "return {lane % 16, lane / 16};", "return {lane / 2, lane % 2};", VALUES
+    ),
+    "fragments of w exchanged": schedule(
+        "{lane % 8 + lane / 16 * 8, lane / 8 % 2}", "{lane % 16, lane / 16}", VALUES
+    ),
+    "sums read from the wrong rows of the fragment": schedule(
+        "{lane / 4 + reg / 2 * 8, lane % 4 * 2 + reg % 2}",
+        "{lane / 4 * 2 + reg / 2, lane % 4 * 2 + reg % 2}",
+        VALUES,
+    ),
+    "bands of tiles that overlap": schedule(
+        "return {band * kBand + within % height, within / height};",
+        "return {band * kBand + within % height, (within + 1) / height};",
+        f"{VALUES}|{OUTSIDE}",
+    ),
+    "a block too few": matmul(
+        "kernel<<<unsigned(blocks),", "kernel<<<unsigned(blocks > 1 ? blocks - 1 : 1),", VALUES
+    ),
+    "a stage of shared memory too little": matmul(
+        "threads(tile), shared_bytes(tile),",
+        "threads(tile), shared_bytes(tile) - stage_bytes(tile),",
+        "outside the block's",
+    ),
+    # Tails.
+    "rows past the end are read": matmul("row < rows ? bytes : 0", "bytes", OUTSIDE),
+    "columns past K are read": matmul(
+        "bytes = min(max(K - k - copied.column * kChunk, 0), kChunk)", "bytes = kChunk", f"{VALUES}|{OUTSIDE}"
+    ),
+    "rows past M are written": matmul("if (m < args.M && four.count > 0)", "if (four.count > 0)", OUTSIDE),
+    "columns past N are written": matmul(
+        "count(int(min(max(args.N - first, int64_t(0)), int64_t(4))))", "count(4)", OUTSIDE
+    ),
+    "values moved together where they are not aligned": matmul(
+        "const bool wide = args.N % 4 == 0 &&", "const bool wide = args.N % 2 == 0 &&", "is not a multiple of"
+    ),
+    # PTX.
+    "operands of B exchanged": ptx('"r"(b[0]), "r"(b[1])', '"r"(b[1]), "r"(b[0])', VALUES),
+    "operands of A exchanged": ptx(
+        '"r"(a[0]), "r"(a[1]), "r"(a[2])', '"r"(a[0]), "r"(a[2]), "r"(a[1])', VALUES
+    ),
+    "ldmatrix transposes": ptx("m8n8.x4.shared.b16", "m8n8.x4.trans.shared.b16", VALUES),
+    "no zero fill": ptx(
+        '"cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),\n               "r"(bytes)',
+        '"cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global)',
+        OUTSIDE,
+    ),
+    "sums do not start at zero": matmul("sums[slices_m][slices_n][4] = {};", "sums[slices_m][slices_n][4];", VALUES),
+    # The epilogue, and quantize_rows.
+    "scales multiplied first": matmul(
+        "product(product(__int2float_rn(acc_of[i]), x_scale), columns.w_scale[i])",
+        "product(__int2float_rn(acc_of[i]), product(x_scale, columns.w_scale[i]))",
+        VALUES,
+    ),
+    "sums rounded towards zero": matmul("__int2float_rn", "__int2float_rz", VALUES),
+    "no barrier before the warps' maxima are read": quantize(
+        "of_warp[threadIdx.x / kWarp] = value;\n  __syncthreads();",
+        "of_warp[threadIdx.x / kWarp] = value;",
+        f"nobody has written|{RACE}reads",
+    ),
+    "no barrier before the next row's maxima": quantize(
+        "  __syncthreads();  // the next row writes of_warp again\n", "", f"{RACE}overwrites", **FEW_BLOCKS
+    ),
+    "a reduction that leaves lanes out": quantize(
+        "__reduce_max_sync(0xffffffff, value)", "__reduce_max_sync(0x7fffffff, value)", "its mask does not name"
+    ),
+    "values past K are read": quantize("k + i < K ? to_float32(row[k + i]) : 0.0f", "to_float32(row[k + i])", f"{OUTSIDE}|{VALUES}"),
+    "eight values read where they are not aligned": quantize(
+        "is_aligned(x, 16) && K % kTogether == 0", "is_aligned(x, 16) && K % 2 == 0", f"is not a multiple of|{OUTSIDE}"
+    ),
+    "rounding towards zero": quantize("__float2int_rn", "__float2int_rz", VALUES),
+    "a division that is not IEEE's": quantize(
+        "__fdiv_rn(float(kInt8Max), amax)", "float(kInt8Max) * __frcp_rn(amax)", VALUES
+    ),
+    "infinity taken for a number": quantize("largest < kInfinity", "largest <= kInfinity", VALUES),
+}  # fmt: skip
+
+
+def folder_of(mutant, to):
+    """A copy of csrc/ with the mutant's pieces replaced, and of its kernels those that have them."""
+    shutil.copytree(build.CSRC, to, ignore=shutil.ignore_patterns("cpu", "*.cpp"))
+    path = to / mutant.file
+    text = path.read_text()
+    for old, new in mutant.pieces.items():
+        assert text.count(old) == 1 or old.startswith("__"), f"{mutant.file} has not one {old!r}"
+        text = text.replace(old, new)
+    path.write_text(text)
+    return to
+
+
+@pytest.fixture(scope="module")
+def mutants(tmp_path_factory):
+    """{name: the path of its launchers}, built side by side."""
+    folder = tmp_path_factory.mktemp("mutants")
+
+    def make(item):
+        number, mutant = item
+        name = f"mutant{number}"
+        return build.build_kernels(folder_of(mutant, folder / name / "csrc"), name)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(MUTANTS, pool.map(make, enumerate(MUTANTS.values())), strict=True))
+
+
+def matmul_arguments():
+    """Tails in M, N and K, several steps of K, a residual; and a shape with rows for vectors."""
+    for M, N, K in ((70, 75, 400), (40, 72, 1000), (5, 46, 300)):
+        x_q = torch.randint(-127, 128, (M, K), dtype=torch.int8)
+        w_q = torch.randint(-127, 128, (N, K), dtype=torch.int8)
+        yield x_q, torch.rand(M), w_q, torch.rand(N), torch.randn(N), torch.randn(M, N)
+
+
+def quantize_arguments():
+    for shape in ((3, 1500), (9, 77), (4, 1604), (2, 2048)):
+        yield (torch.randn(shape) * torch.randint(1, 2**20, shape),)
+    yield (torch.tensor([[1.0, torch.inf, 2.0], [1.0, 2.0, 3.0]]),)
+
+
+def symptom(mutant, ops):
+    """What is seen of a mutant in a run over the arguments, or None."""
+    is_matmul = mutant.file != "cuda/quantize_rows.cu"
+    op, arguments = (
+        (int8_matmul, matmul_arguments) if is_matmul else (quantize_rows, quantize_arguments)
+    )
+    for args in arguments():
+        try:
+            actual, expected = getattr(ops, op.__name__)(*args), op.reference(*args)
+        except emulator.runtime().EmulatorError as error:
+            return str(error)
+        for a, e in zip(*((t,) if is_matmul else t for t in (actual, expected)), strict=True):
+            if not torch.equal(a.nan_to_num(), e.nan_to_num()) or not torch.equal(a.isnan(), e.isnan()):
+                return VALUES
+        if any(entry["wavefronts"] > entry["least"] for entry in ops.traffic if is_hot(entry)):
+            return CONFLICTS
+    return None
+
+
+def is_hot(entry):
+    """Whether these accesses are to be free of bank conflicts; see test_emulator_traffic.py."""
+    return entry["kind"].startswith("shared") and "st.shared.u32" not in entry["kind"]
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_caught(name, mutants):
+    mutant = MUTANTS[name]
+    module = emulator.load("_kernels", mutants[name])
+    ops = CudaOps(emulator.A100, lambda: module)
+    for _ in range(TRIES):
+        seen = symptom(mutant, ops)
+        if seen:
+            assert re.search(mutant.by, seen), seen
+            return
+    pytest.fail(f"not caught in {TRIES} tries")
+
+
+def test_there_is_no_false_alarm():
+    ops = CudaOps(emulator.A100)
+    for _ in range(TRIES):
+        for mutant in (MUTANTS["operands of B exchanged"], MUTANTS["rounding towards zero"]):
+            assert symptom(mutant, ops) is None
