@@ -34,10 +34,11 @@ void bind_schedule(pybind11::module_& m) {
       .def_property_readonly("chunks_per_row", [](const Tile& t) { return chunks_per_row(t); })
       .def_property_readonly("stage_bytes", [](const Tile& t) { return stage_bytes(t); })
       .def_property_readonly("shared_bytes", [](const Tile& t) { return shared_bytes(t); })
-      .def_property_readonly("staging_pitch", [](const Tile& t) { return staging_pitch(t); })
       .def_property_readonly("staging_words", [](const Tile& t) { return staging_words(t); })
       .def_property_readonly("write_passes", [](const Tile& t) { return write_passes(t); })
       .def("warp_corner", [](const Tile& t, int warp) { return pair(warp_corner(t, warp)); })
+      .def("staged_word",
+           [](const Tile& t, int row, int column) { return staged_word(t, row, column); })
       .def("written",
            [](const Tile& t, int lane, int pass) { return pair(written(t, lane, pass)); })
       .def("cost", [](const Tile& t, int64_t M, int64_t N, int64_t K, int sm_count) {

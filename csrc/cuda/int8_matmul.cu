@@ -81,15 +81,16 @@ __device__ __forceinline__ void write_row(const Int8Matmul& args, int64_t m, con
 
 // A warp's sums of 16 rows, from the mma's order to rows of shared memory.
 template <int kTile, int kSlices>
-__device__ __forceinline__ void stage_slice(int32_t* staging, int lane,
+__device__ __forceinline__ void stage_slice(uint32_t staging, int lane,
                                             const int32_t (&sums)[kSlices][4]) {
+  constexpr Tile tile = kTiles[kTile];
 #pragma unroll
   for (int n = 0; n < kSlices; ++n)
 #pragma unroll
     for (int reg = 0; reg < 4; reg += 2) {
       const Place at = mma_c(lane, reg);
-      int32_t* const to = staging + at.row * staging_pitch(kTiles[kTile]) + n * kMmaN + at.column;
-      *reinterpret_cast<int2*>(to) = make_int2(sums[n][reg], sums[n][reg + 1]);
+      const int word = staged_word(tile, at.row, n * kMmaN + at.column);
+      ptx::store_shared_2(staging + word * 4, sums[n][reg], sums[n][reg + 1]);
     }
 }
 
@@ -170,21 +171,21 @@ __global__ void __launch_bounds__(threads(kTiles[kTile]), 1)
   };
 
   const auto write_result = [&] {
-    int32_t* const staging = reinterpret_cast<int32_t*>(shared) + warp * staging_words(tile);
+    const int staging = warp * staging_words(tile);  // the first word of the warp's
     const Columns four(args, n0 + corner.column + written(tile, lane, 0).column, wide);
 #pragma unroll 1  // one copy of the epilogue: unrolled, its activations fill the instruction cache
     for (int slice = 0; slice < slices_m; ++slice) {
 #pragma unroll
       for (int m = 0; m < slices_m; ++m)
-        if (m == slice) stage_slice<kTile>(staging, lane, sums[m]);  // registers have no index
+        if (m == slice)  // registers have no index
+          stage_slice<kTile>(shared_base + staging * 4, lane, sums[m]);
       __syncwarp();
 #pragma unroll 1
       for (int pass = 0; pass < write_passes(tile); ++pass) {
         const Place at = written(tile, lane, pass);
         const int64_t m = m0 + corner.row + slice * kMmaM + at.row;
-        const int32_t* const acc = staging + at.row * staging_pitch(tile) + at.column;
-        if (m < args.M && four.count > 0)
-          write_row(args, m, four, *reinterpret_cast<const int4*>(acc));
+        const int acc = staging + staged_word(tile, at.row, at.column);
+        if (m < args.M && four.count > 0) write_row(args, m, four, shared[acc / 4]);
       }
       __syncwarp();
     }

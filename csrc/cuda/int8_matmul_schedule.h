@@ -90,10 +90,14 @@ HOST_DEVICE constexpr Place warp_corner(const Tile& tile, int warp) {
 }
 
 // A warp turns its sums, 16 rows at a time, from the mma's order to rows, through a piece of shared
-// memory of its own. The eight words past each row keep pairs of sums, stored as the mma leaves
-// them, off each other's banks.
-HOST_DEVICE constexpr int staging_pitch(const Tile& tile) { return warp_n(tile) + 8; }
-HOST_DEVICE constexpr int staging_words(const Tile& tile) { return kMmaM * staging_pitch(tile); }
+// memory of its own. This is the word of a sum. Eight columns move together, of which four sets
+// are all the banks there are: the XOR sends those of the four rows that a half warp stores to four
+// different ones, and those of the rows that eight lanes read as well.
+HOST_DEVICE constexpr int staged_word(const Tile& tile, int row, int column) {
+  const int sets = warp_n(tile) / 8 < 4 ? warp_n(tile) / 8 : 4;
+  return row * warp_n(tile) + (column ^ row / (4 / sets) % sets * 8);
+}
+HOST_DEVICE constexpr int staging_words(const Tile& tile) { return kMmaM * warp_n(tile); }
 
 // The row of the 16, and the first of the four columns, that a lane writes in pass `pass`. A lane
 // keeps its columns in every pass, and with them their scales and biases.

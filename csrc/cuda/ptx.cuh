@@ -47,6 +47,13 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t shared, uint32_t& r0, uint3
                : "memory");
 }
 
+// Two words to shared memory, by one instruction for certain: two C++ stores nvcc joins, and one of
+// eight bytes it takes apart where a branch shares it. (Data movement: st)
+__device__ __forceinline__ void store_shared_2(uint32_t shared, int32_t first, int32_t second) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(shared), "r"(first), "r"(second)
+               : "memory");
+}
+
 // c += a * b for a (16, 32) and b (32, 8) of int8 and c of int32, spread over a warp. No
 // .satfinite: sums wrap, and K is limited so that none does. (Matrix fragments for mma.m16n8k32;
 // Multiply-and-accumulate: mma)

@@ -10,6 +10,7 @@ Environment variables:
   EMULATOR_SANITIZE=1         the emulator with gcc's sanitizers; needs LD_PRELOAD=libasan.so
 """
 
+import ctypes
 import importlib.util
 import os
 import sys
@@ -23,6 +24,9 @@ MISSING = build.missing()  # why tests must be skipped here, or None
 SEED = int(os.environ.get("EMULATOR_SEED") or 0)
 TRACE = os.environ.get("EMULATOR_TRACE", "")
 SANITIZE = os.environ.get("EMULATOR_SANITIZE") == "1"
+# A torch with CUDA makes the real runtime's functions global; what a library was linked with comes
+# before them only with DEEPBIND, which the sanitizers refuse.
+LOADING = os.RTLD_NOW | (0 if SANITIZE else os.RTLD_DEEPBIND)
 
 
 class Device(NamedTuple):
@@ -44,10 +48,8 @@ RTX_5090 = Device("RTX 5090", 12, 0, 170, 99 * 1024, 100 * 1024)
 @cache
 def load(name, path):
     """Import a module from a file."""
-    # A torch with CUDA makes the real runtime's functions global; what a library was linked with
-    # comes before them only with DEEPBIND, which the sanitizers refuse.
     before = sys.getdlopenflags()
-    sys.setdlopenflags(os.RTLD_NOW | (0 if SANITIZE else os.RTLD_DEEPBIND))
+    sys.setdlopenflags(LOADING)
     try:
         # pybind11 takes modules of one full name for one module, so each file needs its own.
         spec = importlib.util.spec_from_file_location(f"{path.stem}.{name}", path)
@@ -64,9 +66,16 @@ def runtime():
     return load("_emulator", build.build_emulator(SANITIZE))
 
 
-def kernels(csrc=build.CSRC, name="kernels"):
+def kernels(csrc=build.CSRC, name="kernels", architectures=build.ARCHITECTURES):
     """The module _kernels of the sources in a folder like csrc, built where it must be."""
-    return load("_kernels", build.build_kernels(csrc, name, runtime().__file__))
+    path = build.build_kernels(csrc, name, architectures, runtime().__file__)
+    return load("_kernels", path)
+
+
+def library(sources, name, architectures=build.ARCHITECTURES):
+    """The library of other .cu files, for ctypes, built where it must be."""
+    path = build.build_library(sources, name, architectures, runtime().__file__)
+    return ctypes.CDLL(str(path), LOADING)
 
 
 @contextmanager

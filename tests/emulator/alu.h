@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <array>
 #include <cfenv>
-#include <cfloat>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "machine.h"
 #include "program.h"

@@ -29,9 +29,9 @@ CXX = os.environ.get("CXX", "g++")
 CXX_FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 CXX_FLAGS += ["-ffp-contract=off", "-frounding-math"]
 SANITIZE_FLAGS = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
-# Two texts of PTX in each object, as text: the emulator reads the newer that its device runs.
+# PTX in each object, as text, for each of these: the emulator reads the newest its device runs.
+ARCHITECTURES = ("80", "90a")
 NVCC_CODE = ["-lineinfo", "--no-compress", "-Xcompiler=-fPIC,-fvisibility=hidden"]
-NVCC_CODE += [f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in ("80", "90a")]
 
 
 def find_toolkit():
@@ -125,7 +125,7 @@ def compile_cpp(source, extra=()):
     return make(f"{source.stem}.o", [*extra, *sources_of(source)], *command)
 
 
-def compile_cu(source):
+def compile_cu(source, architectures=ARCHITECTURES):
     """An object of a .cu; that of the original where this copy of it is no different.
 
     Line numbers in it name the file, which should not be a mutant's temporary copy.
@@ -133,8 +133,9 @@ def compile_cu(source):
     original = CSRC / "cuda" / source.name
     if original.exists() and sources_of(original) == sources_of(source):
         source = original
-    command = [find_toolkit() / "bin/nvcc", *nvcc_flags(), *NVCC_CODE, "-c", source]
-    return make(f"{source.stem}_cu.o", sources_of(source), *command)
+    codes = [f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in architectures]
+    command = [find_toolkit() / "bin/nvcc", *nvcc_flags(), *NVCC_CODE, *codes, "-c", source]
+    return make(f"{source.stem}_cu.o", [*architectures, *sources_of(source)], *command)
 
 
 def in_parallel(function, items):
@@ -154,10 +155,20 @@ def build_emulator(sanitize=False):
     return link("_emulator", in_parallel(lambda path: compile_cpp(path, extra), sources), extra)
 
 
-def build_kernels(csrc=CSRC, name="kernels", emulator=None):
+def build_kernels(csrc=CSRC, name="kernels", architectures=ARCHITECTURES, emulator=None):
     """The path of _kernels, made of the kernels in the folder `csrc`; `name` is for the file's.
 
     It needs the emulator's library, by its path, and finds CUDA's functions there.
     """
-    objects = in_parallel(compile_cu, sorted(Path(csrc).resolve().glob("cuda/*.cu")))
+    sources = sorted(Path(csrc).resolve().glob("cuda/*.cu"))
+    objects = in_parallel(lambda path: compile_cu(path, architectures), sources)
     return link(name, [compile_cpp(KERNELS_BINDING), *objects, emulator or build_emulator()])
+
+
+def build_library(sources, name, architectures=ARCHITECTURES, emulator=None):
+    """The path of a library of other .cu files, made as _kernels is, for ctypes.
+
+    What cannot be compiled for all ARCHITECTURES says for which it can.
+    """
+    objects = in_parallel(lambda path: compile_cu(path, architectures), map(Path, sources))
+    return link(name, [*objects, emulator or build_emulator()])

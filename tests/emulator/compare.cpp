@@ -165,15 +165,15 @@ void decode_slct(Modifiers& modifiers, Instruction& instruction) {
 }
 
 void decode_testp(Modifiers& modifiers, Instruction& instruction) {
-  constexpr int kZero = 1 << FP_ZERO, kSubnormal = 1 << FP_SUBNORMAL, kNormal = 1 << FP_NORMAL,
-                kInfinite = 1 << FP_INFINITE, kNan = 1 << FP_NAN;
-  static const std::map<std::string, int> tests = {
-      {"finite", kZero | kSubnormal | kNormal},
-      {"infinite", kInfinite},
-      {"number", kZero | kSubnormal | kNormal | kInfinite},
-      {"notanumber", kNan},
-      {"normal", kNormal},
-      {"subnormal", kSubnormal}};
+  // PTX ISA, "testp": zeros are normal numbers.
+  constexpr int kNormal = 1 << FP_NORMAL | 1 << FP_ZERO, kSubnormal = 1 << FP_SUBNORMAL;
+  constexpr int kInfinite = 1 << FP_INFINITE, kNan = 1 << FP_NAN;
+  static const std::map<std::string, int> tests = {{"finite", kNormal | kSubnormal},
+                                                   {"infinite", kInfinite},
+                                                   {"number", kNormal | kSubnormal | kInfinite},
+                                                   {"notanumber", kNan},
+                                                   {"normal", kNormal},
+                                                   {"subnormal", kSubnormal}};
   const std::string type = modifiers.take_type();
   const auto test = tests.find(modifiers.take_next());
   if (test == tests.end()) fail("needs a test");

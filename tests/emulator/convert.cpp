@@ -2,6 +2,7 @@
 //
 // Left out: stochastic rounding (.rs), the formats of 4 and 6 bits, .ue8m0x2, .s2f6x2; and of
 // cvt.pack results of 2 and 4 bits.
+#include <cfloat>
 #include <limits>
 
 #include "alu.h"
@@ -75,11 +76,13 @@ D convert_to_float(S x, const Conversion& how) {
   }
 }
 
-// Whether some S is none of D's values, both being integers.
+// Whether D lacks some value of S, both being integers.
 template <typename D, typename S>
-constexpr bool kMayOverflow = __int128(std::numeric_limits<S>::min())<
-    __int128(std::numeric_limits<D>::min()) ||
-    __int128(std::numeric_limits<S>::max())> __int128(std::numeric_limits<D>::max());
+constexpr bool may_overflow() {
+  using To = std::numeric_limits<D>;
+  using From = std::numeric_limits<S>;
+  return From::digits > To::digits || (From::is_signed && !To::is_signed);
+}
 
 // Takes the modifiers that a conversion between these types may have.
 template <typename D, typename S>
@@ -92,16 +95,17 @@ Conversion take_conversion(Modifiers& modifiers) {
   if (std::is_class_v<D> && kFromFloat) {
     how.relu = modifiers.take("relu");
     how.satfinite = modifiers.take("satfinite");
-    if (how.relu || how.satfinite) rounded = {"rn", "rz"};
   }
-  if (kFromFloat || std::is_same_v<D, float>) how.ftz = modifiers.take("ftz");
+  const bool is_plain = !how.relu && !how.satfinite;  // the others have fewer modifiers
+  if (!is_plain) rounded = {"rn", "rz"};
+  how.ftz = (kFromFloat || std::is_same_v<D, float>) && is_plain && modifiers.take("ftz");
   if constexpr (kToInteger && kFromInteger) {
-    how.sat = kMayOverflow<D, S> && modifiers.take("sat");
+    how.sat = may_overflow<D, S>() && modifiers.take("sat");
   } else if (kToInteger) {
     modifiers.take("sat");  // which they do anyway
     how.rounding = rounding_of(modifiers.take_one(integral));
   } else {
-    how.sat = !std::is_same_v<D, BF16> && modifiers.take("sat");
+    how.sat = !std::is_same_v<D, BF16> && is_plain && modifiers.take("sat");
     if (std::is_same_v<D, S>) {
       const std::string rounding = modifiers.take_one(integral, "");
       how.to_integer = !rounding.empty();

@@ -51,6 +51,7 @@ class CudaOps:
     def __init__(self, preset, kernels=None):
         self.preset = preset
         self.kernels = kernels or emulator.kernels
+        self.traffic = []  # of the last call
 
     @contextmanager
     def launching(self, *outputs, readonly):
@@ -62,6 +63,7 @@ class CudaOps:
         ):
             yield self.kernels()
             emulator.synchronize()
+            self.traffic = emulator.runtime().traffic()
 
     def quantize_rows(self, x):
         """See green_kernels.ops.quantize_rows."""

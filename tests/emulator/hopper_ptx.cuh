@@ -36,10 +36,11 @@ __device__ __forceinline__ void mbarrier_arrive(uint32_t mbarrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(mbarrier) : "memory");
 }
 
-// At an mbarrier of any block of the cluster, by its address from map_to_block. (mbarrier.arrive)
+// At an mbarrier of any block of the cluster, by its address from map_to_block. Its scope is the
+// block, which is enough after reads by wgmma, that have ended; stores, for another block to read,
+// would need .release.cluster, a fence for the whole GPU each time. (mbarrier.arrive)
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t mbarrier) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(mbarrier)
-               : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(mbarrier) : "memory");
 }
 
 // Whether the phase of this parity is over; may sleep for a while before it says no. The phase
@@ -59,29 +60,8 @@ __device__ __forceinline__ bool mbarrier_try_wait(uint32_t mbarrier, uint32_t pa
   return is_over;
 }
 
-// The same, where other blocks arrive by mbarrier_arrive_cluster. (mbarrier.test_wait /
-// mbarrier.try_wait)
-__device__ __forceinline__ bool mbarrier_try_wait_cluster(uint32_t mbarrier, uint32_t parity) {
-  uint32_t is_over;
-  asm volatile(
-      "{\n"
-      ".reg .pred is_over;\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 is_over, [%1], %2;\n"
-      "selp.u32 %0, 1, 0, is_over;\n"
-      "}"
-      : "=r"(is_over)
-      : "r"(mbarrier), "r"(parity)
-      : "memory");
-  return is_over;
-}
-
 __device__ __forceinline__ void mbarrier_wait(uint32_t mbarrier, uint32_t parity) {
   while (!mbarrier_try_wait(mbarrier, parity)) {
-  }
-}
-
-__device__ __forceinline__ void mbarrier_wait_cluster(uint32_t mbarrier, uint32_t parity) {
-  while (!mbarrier_try_wait_cluster(mbarrier, parity)) {
   }
 }
 
@@ -138,10 +118,9 @@ __device__ __forceinline__ void fence_proxy_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// The descriptor of a matrix whose rows of 128 bytes a tensor map has swizzled by 128 bytes. It
-// begins at a multiple of 1024 bytes, or up to 96 bytes later, so many columns from there. The 64
-// are 1024 bytes, from 8 rows to the next 8; between columns this layout has no stride. (Matrix
-// descriptor format)
+// The descriptor of a matrix whose rows of 128 bytes a tensor map has swizzled by 128 bytes.
+// `shared` is a multiple of 1024 bytes, plus up to 96 for later columns. From 8 rows to the next 8
+// it is 1024 bytes; no other stride matters in this layout. (Matrix descriptor format)
 __device__ __forceinline__ uint64_t swizzled_128b_descriptor(uint32_t shared) {
   constexpr uint64_t kStride = uint64_t(1024 >> 4) << 32, kSwizzle128B = uint64_t(1) << 62;
   return kSwizzle128B | kStride | (shared & 0x3ffff) >> 4;

@@ -66,7 +66,7 @@ int take_vector(Modifiers& modifiers) {
 }
 
 const Operand& element(const Operand& vector, int i, int count) {
-  if (count == 1) return vector;
+  if (count == 1 && vector.kind != Operand::Kind::kVector) return vector;
   if (vector.kind != Operand::Kind::kVector || vector.parts.size() != size_t(count))
     fail("needs a vector of " + std::to_string(count));
   return vector.parts[i];

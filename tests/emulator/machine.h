@@ -153,6 +153,7 @@ class Warp {
   void step(Split& split, uint32_t mask);
   bool meets(Split& split);
   void check_busy() const;
+  void check_exit();
   void trace(const Instruction& done, uint32_t mask);
   Split* gathered(Split& parked);
   void drop(const Split& split);
@@ -186,6 +187,13 @@ struct Block {
   const std::array<uint32_t, 3> index;
   SharedMemory shared;
   std::vector<std::unique_ptr<Warp>> warps;
+  size_t exited = 0;      // warps
+  Clock known_to_exited;  // to any of them
+  struct Visit {
+    uint32_t time;
+    int line;
+  };
+  std::map<int, Visit> visits;  // the last access to `shared` of each warp of another block
   std::array<Barrier, 16> barriers;
   int free_registers = -1;  // that setmaxnreg may hand out; -1 before it is asked for
   std::map<uint32_t, Mbarrier> mbarriers;                  // by offset in shared memory

@@ -9,14 +9,16 @@ constexpr uint32_t kMostArrivals = (1 << 20) - 1;  // PTX ISA, "Contents of the 
 constexpr int64_t kMostBytes = (1 << 20) - 1;
 constexpr uint32_t kBytes = 8;
 
-// How often a wait says no although the phase is over, or at once though it could have waited: both
-// are allowed, so loops around them must cope.
+// How often a try_wait says no although the phase is over, or at once though it could have waited:
+// its time limit is the implementation's, so loops around it must cope with both.
 constexpr double kFalseNo = 0.1;
 
 SharedPlace place_of(Warp& warp, const Operand& operand, int lane) {
   if (operand.kind != Operand::Kind::kAddress) fail("needs an address in brackets");
   const uint64_t base = operand.slot < 0 ? 0 : warp.lanes(operand)[lane];
-  return shared_place(warp, lane, base + operand.offset, kBytes, kBytes);
+  const SharedPlace place = shared_place(warp, lane, base + operand.offset, kBytes, kBytes);
+  visit(warp, place);
+  return place;
 }
 
 void complete_if_due(Mbarrier& mbarrier) {
@@ -63,9 +65,6 @@ struct Arrival {
 
   void operator()(Warp& warp, const Instruction& at) const {
     const size_t address = at.operands[0].kind == Operand::Kind::kAddress ? 0 : 1;
-    // The warp's arrivals of one instruction happen after the same past.
-    const Clock clock = warp.clock, fenced = warp.fenced;
-    if (releases) warp.advance();
     for_lanes(warp.active, [&](int lane) {
       Mbarrier& mbarrier = mbarrier_at(warp, lane, place_of(warp, at.operands[address], lane));
       uint32_t count = 1;
@@ -83,13 +82,14 @@ struct Arrival {
       if (address == 1 && at.operands[0].kind == Operand::Kind::kValue)
         warp.lanes(at.operands[0])[lane] = mbarrier.phase;
       if (releases) {
-        mbarrier.clock.join(clock);
-        mbarrier.fenced.join(fenced);
+        mbarrier.clock.join(warp.clock);
+        mbarrier.fenced.join(warp.fenced);
       }
       if (drops) mbarrier.expected -= count;
       mbarrier.pending -= count;
       complete_if_due(mbarrier);
     });
+    if (releases) warp.advance();
   }
 };
 
@@ -142,7 +142,7 @@ void decode_wait(Modifiers& modifiers, Instruction& instruction, bool may_suspen
     });
     Machine& machine = warp.block.cluster.machine;
     if (!may_suspend || waiting.all_over() || machine.chance(kFalseNo))
-      return waiting.conclude(warp, at.operands[0], true);
+      return waiting.conclude(warp, at.operands[0], may_suspend);
     Wait wait;
     const Waiting::One& first = waiting.all.front();
     wait.what = "phase " + std::string(by_parity ? "of parity " : "") +
@@ -172,8 +172,9 @@ Handler with_bytes(F run) {
 }
 
 void decode_mbarrier(Modifiers& modifiers, Instruction& instruction) {
-  const std::string kind = modifiers.take_one({"init", "inval", "arrive", "arrive_drop",
-                                               "expect_tx", "complete_tx", "test_wait", "try_wait"});
+  const std::string kind =
+      modifiers.take_one({"init", "inval", "arrive", "arrive_drop", "expect_tx", "complete_tx",
+                          "test_wait", "try_wait"});
   for (const char* word : {"shared", "shared::cta", "shared::cluster", "b64"}) modifiers.take(word);
   if (kind == "test_wait" || kind == "try_wait")
     return decode_wait(modifiers, instruction, kind == "try_wait");
@@ -207,8 +208,7 @@ Mbarrier& mbarrier_at(Warp& warp, int lane, SharedPlace place) {
     warp.fail("there is no mbarrier at shared offset " + std::to_string(place.offset), lane);
   if (found->second.initialised.actor != warp.actor &&
       !warp.clock.includes(found->second.initialised))
-    warp.fail("race: uses the mbarrier that PTX line " +
-                  std::to_string(found->second.init_line) +
+    warp.fail("race: uses the mbarrier that PTX line " + std::to_string(found->second.init_line) +
                   " initialises, with no barrier between them",
               lane);
   return found->second;

@@ -114,6 +114,8 @@ SharedPlace shared_place(Warp& warp, int lane, uint64_t address, uint32_t size,
                   " of a cluster of " + std::to_string(cluster.blocks.size()),
               lane);
   Block& block = number ? *cluster.blocks[number - 1] : warp.block;
+  if (block.exited == block.warps.size())
+    warp.fail("shared address " + hex(address) + " is of a block that has ended", lane);
   if (offset < kSharedBase || offset > block.shared.size() || size > block.shared.size() - offset)
     warp.fail("shared address " + hex(address) + ", " + std::to_string(size) +
                   " bytes, is outside the block's " +
@@ -121,6 +123,11 @@ SharedPlace shared_place(Warp& warp, int lane, uint64_t address, uint32_t size,
                   hex(kSharedBase) + " on",
               lane);
   return {&block, offset};
+}
+
+void visit(Warp& warp, SharedPlace place) {
+  if (place.block != &warp.block)
+    place.block->visits[warp.actor] = {warp.now().time, warp.instruction->at.line};
 }
 
 void load(Warp& warp, Space space, int lane, uint64_t address, void* to, uint32_t size,
@@ -132,6 +139,7 @@ void load(Warp& warp, Space space, int lane, uint64_t address, void* to, uint32_
     return;
   }
   const SharedPlace place = shared_place(warp, lane, address, size, alignment);
+  visit(warp, place);
   SharedMemory& shared = place.block->shared;
   const Access access = access_of(warp, lane);
   if (const std::string wrong = shared.check_read(access, place.offset, size); !wrong.empty())
@@ -149,6 +157,7 @@ void store(Warp& warp, Space space, int lane, uint64_t address, const void* from
     return;
   }
   const SharedPlace place = shared_place(warp, lane, address, size, alignment);
+  visit(warp, place);
   SharedMemory& shared = place.block->shared;
   const Access access = access_of(warp, lane);
   if (const std::string wrong = shared.check_write(access, place.offset, size, from);
@@ -167,6 +176,7 @@ void update(Warp& warp, Space space, int lane, uint64_t address, uint32_t size,
     return;
   }
   const SharedPlace place = shared_place(warp, lane, address, size, size);
+  visit(warp, place);
   SharedMemory& shared = place.block->shared;
   Access access = access_of(warp, lane);
   access.atomic = true;

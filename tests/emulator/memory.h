@@ -40,6 +40,10 @@ void update(Warp& warp, Space space, int lane, uint64_t address, uint32_t size,
 // part of it) names, checked to hold `size` bytes and to be aligned.
 SharedPlace shared_place(Warp& warp, int lane, uint64_t address, uint32_t size, uint32_t alignment);
 
+// Notes that a warp accesses a place itself, which must be there until then: another block may not
+// end before it has synchronised with that.
+void visit(Warp& warp, SharedPlace place);
+
 // A pointer to registered global memory, checked likewise; or to the param window's own bytes, for
 // a tensor map that is a kernel's parameter.
 uint8_t* global_pointer(Warp& warp, int lane, uint64_t address, uint32_t size, uint32_t alignment,

@@ -90,19 +90,6 @@ def integers():
     for name, f in (("add", two["add"]), ("sub", two["sub"])):
         g = lambda a, b, f=f: clamp(f(a, b), "s32")
         yield op(f"{name}.sat.s32", "s32", "s32 s32", INTEGER + name, g)
-    for w in (32, 64):
-        m, t = (1 << w) - 1, f"u{w}"
-        extended = "Extended-Precision Integer Arithmetic Instructions: "
-        for first, second, sign in (("add.cc", "addc", 1), ("sub.cc", "subc", -1)):
-            body = f"{first}.{t} o0, i0, i1;\n{second}.{t} o1, i2, i3;"
-            f = lambda a, b, c, d, s=sign, w=w, m=m: (
-                (x := (a | c << w) + s * (b | d << w)) & m, x >> w)  # fmt: skip
-            yield op(
-                f"{second}.{t}", f"{t} {t}", " ".join([t] * 4), extended + second, f, body=body
-            )
-        body = f"mad.lo.cc.{t} o0, i0, i1, i2;\nmadc.hi.{t} o1, i0, i1, i3;"
-        f = lambda a, b, c, d, w=w, m=m: ((x := a * b + c + (d << w)) & m, x >> w)
-        yield op(f"madc.hi.{t}", f"{t} {t}", " ".join([t] * 4), extended + "madc", f, body=body)
 
     def field(a, at, length, t):
         at, length, top = at & 255, length & 255, width(t) - 1

@@ -55,9 +55,8 @@ std::string SharedMemory::check_write(const Access& access, uint32_t offset, uin
         return of_line("race: overwrites what the load", reader.line) +
                " reads, with no barrier between them";
     if (cell.writer < 0 || (cell.atomic && access.atomic)) continue;
-    // Lanes of a warp may store the same value together.
-    const bool same_value = cell.writer == access.epoch.actor && from &&
-                            static_cast<const uint8_t*>(from)[i - offset] == bytes_[i];
+    // Threads may store one value at one place, as Triton's do where a tensor is small.
+    const bool same_value = from && static_cast<const uint8_t*>(from)[i - offset] == bytes_[i];
     if (!same_value &&
         !is_ordered(access, {cell.writer, cell.write_time}, lanes_of(cell.write_lane)))
       return of_line("race: overwrites what the store", cell.write_line) +

@@ -163,9 +163,9 @@ void Warp::step(Split& split, uint32_t mask) {
   if (now.reads_clock)
     for (const Special& clock : machine.launch->program->clocks)
       std::fill_n(lanes(clock.slot), kLanes, machine.executed);
-  if (busy_count && !now.is_wgmma) check_busy();
   if (now.writes_wgmma_register) wgmma_unfenced = true;
   try {
+    if (busy_count && !now.is_wgmma) check_busy();
     now.run(*this, now);
   } catch (const PlacedError&) {
     throw;
@@ -232,6 +232,18 @@ void Warp::diverge(uint32_t jump) {
   splits.push_back(other);
 }
 
+void Warp::check_exit() {
+  if (const std::string left = unfinished_wgmma(*this); !left.empty()) fail("exits, and " + left);
+  block.known_to_exited.join(clock);
+  if (++block.exited < block.warps.size()) return;
+  for (const auto& [visitor, visit] : block.visits)
+    if (!block.known_to_exited.includes({visitor, visit.time}))
+      fail(
+          "exits, and with it its block, which has not synchronised with another block's access "
+          "to its shared memory in PTX line " +
+          std::to_string(visit.line));
+}
+
 void Warp::exit_lanes() {
   for_lanes(active, [&](int lane) {
     for (const CopyGroups* groups : {&copies[lane], &bulk_copies[lane]}) {
@@ -246,8 +258,7 @@ void Warp::exit_lanes() {
     }
   });
   live &= ~active;
-  if (live == 0)
-    if (const std::string left = unfinished_wgmma(*this); !left.empty()) fail("exits, and " + left);
+  if (live == 0) check_exit();
   const uint32_t gone = active;
   for (Join& join : joins) {
     if (!join.expected) continue;
