@@ -5,6 +5,7 @@ y[m, n] = sum_k x_q[m, k] w_q[n, k]   (times x_scale[m] w_scale[n]), emulator/ho
 
 import ctypes
 import re
+import subprocess
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -117,6 +118,18 @@ def test_value_in_many_orders_of_events(cluster):
         check(pipeline(), (TILE + 9, TILE + 4, 6 * TILE + 16, 2), cluster, seed, scaled=True)
 
 
+def test_sass():
+    """ptxas keeps all in registers, and does not serialise wgmma, which it warns of as C75xx."""
+    nvcc = build.find_toolkit() / "bin" / "nvcc"
+    with TemporaryDirectory() as folder:
+        command = [nvcc, *build.nvcc_flags(), "-arch=sm_90a", "-Xptxas=-v", "-cubin", KERNEL]
+        done = subprocess.run([*command, "-o", f"{folder}/cubin"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "C75" not in done.stderr
+    spills = re.findall(r"(\d+) bytes spill", done.stderr)
+    assert spills and not any(map(int, spills)), done.stderr
+
+
 class Mutant(NamedTuple):
     old: str
     new: str
@@ -143,7 +156,7 @@ MUTANTS = {
     "producer a stage too far ahead": Mutant(
         FILL_WAIT,
         "if (turn.stage > 0) " + FILL_WAIT.replace("turn.stage)", "turn.stage - 1)"),
-        OVERWRITES,
+        OVERWRITES + "|arrives 1 times where the mbarrier awaits 0",
     ),
     "stage released while it is read": Mutant(
         "wgmma_wait_group<1>", "wgmma_wait_group<2>", OVERWRITES

@@ -66,6 +66,7 @@ def runtime():
     return load("_emulator", build.build_emulator(SANITIZE))
 
 
+@cache
 def kernels(csrc=build.CSRC, name="kernels", architectures=build.ARCHITECTURES):
     """The module _kernels of the sources in a folder like csrc, built where it must be."""
     path = build.build_kernels(csrc, name, architectures, runtime().__file__)

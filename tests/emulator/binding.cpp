@@ -6,14 +6,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "cudart.h"
 #include "memory.h"
-#include "tensor_map.h"
 
 namespace py = pybind11;
 
@@ -101,23 +99,6 @@ py::list traffic_dicts() {
   return all;
 }
 
-// A tensor map, as an argument of a kernel. Enums are the driver's numbers.
-py::bytes tensor_map(uint32_t data_type, uintptr_t address, const std::vector<uint64_t>& sizes,
-                     const std::vector<uint64_t>& strides, const std::vector<uint32_t>& box,
-                     uint32_t swizzle, uint32_t oob_fill) {
-  if (strides.size() + 1 != sizes.size()) fail("strides must be one fewer than sizes");
-  if (box.size() != sizes.size()) fail("box must have as many sizes as the tensor");
-  const std::vector<uint32_t> element_strides(sizes.size(), 1);
-  std::string bytes(128, 0);
-  TensorMap map{};
-  const std::string broken =
-      encode_tiled(map, data_type, uint32_t(sizes.size()), address, sizes.data(), strides.data(),
-                   box.data(), element_strides.data(), 0, swizzle, 0, oob_fill);
-  if (!broken.empty()) fail(broken);
-  std::memcpy(bytes.data(), &map, sizeof(map));
-  return bytes;
-}
-
 void expect(cudaError_t error) {
   if (error == cudaSuccess) return;
   fail(error == cudaErrorLaunchFailure ? last_failure() : cudaGetErrorString(error));
@@ -146,10 +127,6 @@ PYBIND11_MODULE(_emulator, m) {
         "grid"_a, "block"_a, "cluster"_a = Sizes{1, 1, 1}, "shared"_a = 0,
         "arguments"_a = py::list(), "seed"_a = 0, "trace"_a = "", "max_instructions"_a = 0);
   m.def("entries", &entries, "The names of a PTX text's kernels.", "ptx"_a);
-
-  m.def("tensor_map", &tensor_map, "The 128 bytes of a tensor map, to be an argument.",
-        "data_type"_a, "address"_a, "sizes"_a, "strides"_a, "box"_a, "swizzle"_a = 0,
-        "oob_fill"_a = 0);
 
   m.def(
       "register_buffer",

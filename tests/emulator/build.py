@@ -51,6 +51,7 @@ def missing():
     return None
 
 
+@cache  # once: two threads of Python 3.11 that call ast.parse may fail
 def nvcc_flags():
     """NVCC_FLAGS of setup.py, which cannot be imported: it would build."""
     for node in ast.parse((ROOT / "setup.py").read_text()).body:

@@ -30,7 +30,8 @@ def poisoned(*shape, dtype):
 def aligned_rows(q):
     """q (..., K) as (rows, K) whose rows begin at multiples of CHUNK bytes."""
     K = q.shape[-1]
-    return F.pad(q.reshape(-1, K), (0, -K % CHUNK), value=77)  # which no kernel may use
+    rows = q.reshape(math.prod(q.shape[:-1]), K)
+    return F.pad(rows, (0, -K % CHUNK), value=77).contiguous()  # 77: no kernel may use it
 
 
 def address(tensor):

@@ -272,35 +272,10 @@ Words words(cudaError_t error) {
                             : found->second;
 }
 
-// cuTensorMapEncodeTiled. What is wrong with its arguments is kept in words.
-CUresult encode(CUtensorMap* to, CUtensorMapDataType data_type, cuuint32_t rank, void* address,
-                const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box,
-                const cuuint32_t* element_strides, CUtensorMapInterleave interleave,
-                CUtensorMapSwizzle swizzle, CUtensorMapL2promotion l2_promotion,
-                CUtensorMapFloatOOBfill oob_fill) {
-  Runtime& r = runtime();
-  TensorMap map{};
-  std::string broken;
-  if (r.devices.empty() || current_device(r).major < 9)
-    broken = "tensor maps need compute capability 9.0";
-  else if (reinterpret_cast<uintptr_t>(to) % 64 != 0)
-    broken = "tensorMap must be aligned to 64 bytes";
-  else
-    broken =
-        encode_tiled(map, data_type, rank, reinterpret_cast<uintptr_t>(address), sizes, strides,
-                     box, element_strides, interleave, swizzle, l2_promotion, oob_fill);
-  if (!broken.empty()) {
-    r.failure = "cuTensorMapEncodeTiled: " + broken;
-    return CUDA_ERROR_INVALID_VALUE;
-  }
-  std::memcpy(to, &map, sizeof(map));
-  return CUDA_SUCCESS;
-}
-
 cudaError_t driver_function(const char* name, void** function,
                             cudaDriverEntryPointQueryResult* status) {
   const bool is_known = std::strcmp(name, "cuTensorMapEncodeTiled") == 0;
-  *function = is_known ? reinterpret_cast<void*>(&encode) : nullptr;
+  *function = is_known ? reinterpret_cast<void*>(&cuTensorMapEncodeTiled) : nullptr;
   if (status) *status = is_known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;
 }
@@ -630,6 +605,32 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function
 cudaError_t cudaGetDriverEntryPoint(const char* symbol, void** function, unsigned long long,
                                     cudaDriverEntryPointQueryResult* status) {
   return call([&](Runtime&) { return driver_function(symbol, function, status); });
+}
+
+// What is wrong with the arguments is kept in words.
+CUresult cuTensorMapEncodeTiled(CUtensorMap* to, CUtensorMapDataType data_type, cuuint32_t rank,
+                                void* address, const cuuint64_t* sizes, const cuuint64_t* strides,
+                                const cuuint32_t* box, const cuuint32_t* element_strides,
+                                CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+                                CUtensorMapL2promotion l2_promotion,
+                                CUtensorMapFloatOOBfill oob_fill) {
+  Runtime& r = runtime();
+  TensorMap map{};
+  std::string broken;
+  if (r.devices.empty() || current_device(r).major < 9)
+    broken = "tensor maps need compute capability 9.0";
+  else if (reinterpret_cast<uintptr_t>(to) % 64 != 0)
+    broken = "the tensor map is not aligned to 64 bytes";
+  else
+    broken =
+        encode_tiled(map, data_type, rank, reinterpret_cast<uintptr_t>(address), sizes, strides,
+                     box, element_strides, interleave, swizzle, l2_promotion, oob_fill);
+  if (!broken.empty()) {
+    r.failure = "cuTensorMapEncodeTiled: " + broken;
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  std::memcpy(to, &map, sizeof(map));
+  return CUDA_SUCCESS;
 }
 
 }  // extern "C"

@@ -235,8 +235,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     hopper_pipeline_kernel(const __grid_constant__ CUtensorMap x_map,
                            const __grid_constant__ CUtensorMap w_map,
                            const __grid_constant__ CUtensorMap y_map, const Problem problem) {
-  extern __shared__ __align__(1024) uint8_t bytes[];
-  const Shared shared{ptx::shared_address(bytes)};
+  extern __shared__ __align__(1024) uint8_t storage[];
+  const Shared shared{ptx::shared_address(storage)};
   const int rank = kBlocks > 1 ? ptx::cluster_rank() : 0;
   // The same in all lanes, and by the shuffle the compiler knows.
   const int warpgroup = __shfl_sync(0xffffffff, threadIdx.x / kWarpgroup, 0);

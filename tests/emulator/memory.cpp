@@ -8,11 +8,11 @@ namespace emulator {
 namespace {
 
 struct Buffer {
-  uint64_t size;
+  uint64_t address, size;
   bool writable;
 };
 std::mutex buffers_mutex;
-std::map<uint64_t, Buffer> buffers;  // by address
+std::vector<Buffer> buffers;  // few, and they may overlap
 
 // Where an address of a space lies among generic ones.
 uint64_t generic_address(Space space, uint64_t address) {
@@ -238,22 +238,24 @@ void count_global(Warp& warp, const uint64_t* addresses, uint32_t mask, uint32_t
 
 void register_buffer(const void* data, uint64_t size, bool writable) {
   const std::lock_guard<std::mutex> lock(buffers_mutex);
-  buffers[reinterpret_cast<uint64_t>(data)] = {size, writable};
+  buffers.push_back({reinterpret_cast<uint64_t>(data), size, writable});
 }
 
 void unregister_buffer(const void* data) {
   const std::lock_guard<std::mutex> lock(buffers_mutex);
-  buffers.erase(reinterpret_cast<uint64_t>(data));
+  const auto latest = std::find_if(buffers.rbegin(), buffers.rend(), [&](const Buffer& buffer) {
+    return buffer.address == reinterpret_cast<uint64_t>(data);
+  });
+  if (latest != buffers.rend()) buffers.erase(std::next(latest).base());
 }
 
 bool is_registered(const void* data, uint64_t size, bool writes) {
   const uint64_t address = reinterpret_cast<uint64_t>(data);
   const std::lock_guard<std::mutex> lock(buffers_mutex);
-  auto after = buffers.upper_bound(address);
-  if (after == buffers.begin()) return false;
-  const auto& [begin, buffer] = *--after;
-  return size <= buffer.size && address - begin <= buffer.size - size &&
-         (buffer.writable || !writes);
+  return std::any_of(buffers.begin(), buffers.end(), [&](const Buffer& buffer) {
+    return address >= buffer.address && size <= buffer.size &&
+           address - buffer.address <= buffer.size - size && (buffer.writable || !writes);
+  });
 }
 
 }  // namespace emulator
