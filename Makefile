@@ -8,6 +8,7 @@ VENV ?= .venv
 BIN := $(if $(VENV),$(VENV)/bin/,)
 RUN := $(if $(VENV),$(abspath $(VENV))/bin/python,$(PYTHON))
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+CXX_SOURCES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 OUT ?= bench/results
 
 .PHONY: bench test lint format wheel example build always gpu gpu-check clean
@@ -16,7 +17,7 @@ bench: build  ## MiniLM and the ops: accuracy, speed against peers, joules
 	$(RUN) -m bench
 
 test: build  ## all tests that this machine can run, with coverage
-	$(RUN) -m pytest -q --cov=green_kernels --cov-report=term:skip-covered
+	$(RUN) -m pytest -q -n 2 --dist loadfile --cov=green_kernels --cov-report=term:skip-covered
 
 example: build  ## convert MiniLM, save it, load it, search with it
 	$(RUN) examples/minilm.py
@@ -24,12 +25,12 @@ example: build  ## convert MiniLM, save it, load it, search with it
 lint: build  ## what pre-commit checks
 	$(BIN)ruff check .
 	$(BIN)ruff format --check .
-	$(BIN)clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
+	$(BIN)clang-format --dry-run --Werror $(CXX_SOURCES)
 
 format: build
 	$(BIN)ruff check --fix .
 	$(BIN)ruff format .
-	$(BIN)clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
+	$(BIN)clang-format -i $(CXX_SOURCES)
 
 # An sdist, and the wheel made from it, so that the sdist is known to be whole.
 wheel: build
@@ -58,7 +59,8 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 # On a machine with a GPU and its own torch, offline: make gpu VENV=
-# Equality first, then the sanitizer where it works, then figures; each stage under ten minutes.
+# Equality first, then the emulator's instructions against the GPU's, then the sanitizer where it works, then figures; each stage
+# under ten minutes. (Where the emulator differs, the figures are taken all the same, and then it fails.)
 gpu: build gpu-check
 
 gpu-check:  ## the same of what is installed already, such as a wheel
@@ -66,10 +68,14 @@ gpu-check:  ## the same of what is installed already, such as a wheel
 	cd "$(OUT)" && $(RUN) -c "import green_kernels as gk, json; info = gk.build_info(); print(json.dumps(info, indent=1)); \
 	    assert all('cuda' in devices for devices in info['kernels'].values()), 'built without CUDA kernels'" | tee build.json
 	timeout 600 $(RUN) -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib --junitxml="$(OUT)/tests.xml" \
+	    -k "not emulated" \
 	    tests/test_quantize_rows.py tests/test_int8_matmul.py tests/test_int8_linear.py tests/test_nn_int8_linear.py tests/test_layout.py
+	rm -f "$(OUT)/conformance.failed"
+	timeout 600 $(RUN) tests/emulator/conformance.py --json "$(OUT)/conformance.jsonl" || touch "$(OUT)/conformance.failed"
 	if command -v compute-sanitizer; then timeout 600 compute-sanitizer --error-exitcode 1 $(RUN) -m pytest -q -p no:cacheprovider \
 	    -k "test_value and compiled" tests/test_quantize_rows.py tests/test_int8_matmul.py | tee "$(OUT)/sanitizer.txt"; fi
 	timeout 600 $(RUN) -m bench --device cuda --json "$(OUT)/bench.jsonl"
+	test ! -e "$(OUT)/conformance.failed"
 
 clean:
 	rm -rf .venv build dist *.egg-info green_kernels/*.so

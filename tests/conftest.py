@@ -33,18 +33,38 @@ if not emulator.MISSING:
         gk.ops.add_backend(name, kernels())
 
 
-def pytest_collection_modifyitems(items):
-    """Skip what is marked gpu where there is none."""
+def pytest_configure(config):
+    """Build what all workers of pytest-xdist use, before there are any."""
+    if getattr(config.option, "numprocesses", None) and not emulator.MISSING:
+        emulator.kernels()
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skip what is marked gpu where there is none; leave out what tests the same thing twice."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
+    again = [item for item in items if is_packed(item) and parameter(item, "backend") in EMULATED]
+    config.hook.pytest_deselected(items=again)
+    items[:] = [item for item in items if item not in set(again)]
+
+
+def parameter(item, name):
+    """The value of a test's parameter, or None."""
+    return item.callspec.params.get(name) if hasattr(item, "callspec") else None
+
+
+def is_packed(item):
+    """Whether a test hands over packed weights, which only the CPU's kernels read."""
+    return parameter(item, "packed") is True
 
 
 @pytest.fixture
-def device():
-    """The device under test: the GPU where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def device(request):
+    """The device under test: the GPU where there is one, but for what is emulated."""
+    on_gpu = torch.cuda.is_available() and parameter(request.node, "backend") not in EMULATED
+    return "cuda" if on_gpu else "cpu"
 
 
 @pytest.fixture(params=[*gk.ops.BACKENDS, *EMULATED])

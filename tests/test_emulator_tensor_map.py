@@ -415,14 +415,8 @@ def test_load(rank, swizzle):
     for seed in SEEDS:
         case = Case(np.random.default_rng([seed, rank, swizzle]), rank, swizzle)
         out = torch.zeros(case.nbytes, dtype=torch.uint8)
-        run(
-            load_kernel(rank, case.nbytes),
-            out,
-            0,
-            *case.arguments(),
-            readonly=[case.storage],
-            seed=seed,
-        )
+        text = load_kernel(rank, case.nbytes)
+        run(text, out, 0, *case.arguments(), readonly=[case.storage], seed=seed)
         assert torch.equal(out, image_of(case, case.loaded()))
 
 
@@ -434,13 +428,8 @@ def test_store(rank, swizzle):
         case = Case(rng, rank, swizzle, least_start=0)
         box = case.draw_box(rng)
         expected = case.stored(box)
-        run(
-            store_kernel(rank, case.nbytes),
-            image_of(case, box),
-            case.storage,
-            *case.arguments(),
-            seed=seed,
-        )
+        text = store_kernel(rank, case.nbytes)
+        run(text, image_of(case, box), case.storage, *case.arguments(), seed=seed)
         assert torch.equal(case.storage, expected)
 
 
@@ -478,11 +467,6 @@ REDUCTIONS = {
     "add": np.add,
     "min": np.minimum,
     "max": np.maximum,
-    "and": np.bitwise_and,
-    "or": np.bitwise_or,
-    "xor": np.bitwise_xor,
-    "inc": lambda old, new: np.where(old >= new, 0, old + 1).astype(old.dtype),
-    "dec": lambda old, new: np.where((old == 0) | (old > new), new, old - 1).astype(old.dtype),
 }
 
 
@@ -554,11 +538,10 @@ def test_plain_store(pieces, seed):
 
 @pytest.mark.parametrize("operation", REDUCTIONS)
 def test_plain_reduction(pieces, operation):
-    kind = "b32" if operation in ("and", "or", "xor") else "u32"
     for seed in SEEDS:
         first, second, _ = pieces
         expected = REDUCTIONS[operation](*(t.numpy().view(np.uint32) for t in (second, first)))
-        run(plain_reduce_kernel(64, operation, kind), first, second, seed=seed)
+        run(plain_reduce_kernel(64, operation, "u32"), first, second, seed=seed)
         assert (second.numpy().view(np.uint32) == expected).all()
 
 

@@ -10,12 +10,12 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import emulator
 import pytest
 import torch
-
-import emulator
 from emulator import build
 from emulator.cuda_ops import CudaOps
+
 from green_kernels.ops import int8_matmul, quantize_rows
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
@@ -75,11 +75,13 @@ MUTANTS = {
         f"{EARLY}|nobody has written|{VALUES}",
     ),
     "no group for stages past the last": matmul(
-        "    }\n    ptx::cp_async_commit_group();", "      ptx::cp_async_commit_group();\n    }", EARLY
+        "    }\n    ptx::cp_async_commit_group();",
+        "      ptx::cp_async_commit_group();\n    }",
+        EARLY,
     ),
     "a stage read one step late": matmul(
-        "const auto x_stage = [&](int i) { return shared_base + i % tile.stages",
-        "const auto x_stage = [&](int i) { return shared_base + (i + 1) % tile.stages",
+        "ptx::ldmatrix_x4(x_stage(i) +",
+        "ptx::ldmatrix_x4(x_stage(i + tile.stages - 1) +",
         f"{RACE}|{EARLY}|nobody has written|{VALUES}",
     ),
     "no barrier of the warp before its rows are written": matmul(
@@ -96,8 +98,10 @@ MUTANTS = {
         "swizzle(row + 1, step * 2 + x_at.column, chunks)",
         f"{VALUES}|nobody has written|{RACE}|outside the block",
     ),
-    "a swizzle off by one chunk, writing": matmul(
-        "swizzle(row, first.column, chunks)", "swizzle(row, first.column ^ 1, chunks)", VALUES
+    "a swizzle off by one row, writing": matmul(
+        "swizzle(row, first.column, chunks)",
+        "swizzle(row ^ 1, first.column, chunks)",
+        f"{VALUES}|nobody has written",
     ),
     "a swizzle that leaves half the banks": schedule(
         "(chunk ^ (row / (8 / chunks) % chunks))", "(chunk ^ (row / (8 / chunks) % 2))", CONFLICTS
@@ -133,14 +137,20 @@ MUTANTS = {
     # Tails.
     "rows past the end are read": matmul("row < rows ? bytes : 0", "bytes", OUTSIDE),
     "columns past K are read": matmul(
-        "bytes = min(max(K - k - copied.column * kChunk, 0), kChunk)", "bytes = kChunk", f"{VALUES}|{OUTSIDE}"
+        "bytes = min(max(K - k - copied.column * kChunk, 0), kChunk)",
+        "bytes = kChunk",
+        f"{VALUES}|{OUTSIDE}",
     ),
-    "rows past M are written": matmul("if (m < args.M && four.count > 0)", "if (four.count > 0)", OUTSIDE),
+    "rows past M are written": matmul(
+        "if (m < args.M && four.count > 0)", "if (four.count > 0)", OUTSIDE
+    ),
     "columns past N are written": matmul(
         "count(int(min(max(args.N - first, int64_t(0)), int64_t(4))))", "count(4)", OUTSIDE
     ),
     "values moved together where they are not aligned": matmul(
-        "const bool wide = args.N % 4 == 0 &&", "const bool wide = args.N % 2 == 0 &&", "is not a multiple of"
+        "const bool wide = args.N % 4 == 0 &&",
+        "const bool wide = args.N % 2 == 0 &&",
+        "is not a multiple of",
     ),
     # PTX.
     "operands of B exchanged": ptx('"r"(b[0]), "r"(b[1])', '"r"(b[1]), "r"(b[0])', VALUES),
@@ -149,11 +159,14 @@ MUTANTS = {
     ),
     "ldmatrix transposes": ptx("m8n8.x4.shared.b16", "m8n8.x4.trans.shared.b16", VALUES),
     "no zero fill": ptx(
-        '"cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),\n               "r"(bytes)',
+        '"cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),'
+        '\n               "r"(bytes)',
         '"cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global)',
         OUTSIDE,
     ),
-    "sums do not start at zero": matmul("sums[slices_m][slices_n][4] = {};", "sums[slices_m][slices_n][4];", VALUES),
+    "sums do not start at zero": matmul(
+        "sums[slices_m][slices_n][4] = {};", "sums[slices_m][slices_n][4];", VALUES
+    ),
     # The epilogue, and quantize_rows.
     "scales multiplied first": matmul(
         "product(product(__int2float_rn(acc_of[i]), x_scale), columns.w_scale[i])",
@@ -167,25 +180,34 @@ MUTANTS = {
         f"nobody has written|{RACE}reads",
     ),
     "no barrier before the next row's maxima": quantize(
-        "  __syncthreads();  // the next row writes of_warp again\n", "", f"{RACE}overwrites", **FEW_BLOCKS
+        "  __syncthreads();  // the next row writes of_warp again\n",
+        "",
+        f"{RACE}overwrites",
+        **FEW_BLOCKS,
     ),
     "a reduction that leaves lanes out": quantize(
-        "__reduce_max_sync(0xffffffff, value)", "__reduce_max_sync(0x7fffffff, value)", "its mask does not name"
+        "__reduce_max_sync(0xffffffff, value)",
+        "__reduce_max_sync(0x7fffffff, value)",
+        "its mask does not name",
     ),
-    "values past K are read": quantize("k + i < K ? to_float32(row[k + i]) : 0.0f", "to_float32(row[k + i])", f"{OUTSIDE}|{VALUES}"),
+    "values past K are read": quantize(
+        "k + i < K ? to_float32(row[k + i]) : 0.0f", "to_float32(row[k + i])", f"{OUTSIDE}|{VALUES}"
+    ),
     "eight values read where they are not aligned": quantize(
-        "is_aligned(x, 16) && K % kTogether == 0", "is_aligned(x, 16) && K % 2 == 0", f"is not a multiple of|{OUTSIDE}"
+        "is_aligned(x, 16) && K % kTogether == 0",
+        "is_aligned(x, 16) && K % 2 == 0",
+        f"is not a multiple of|{OUTSIDE}",
     ),
     "rounding towards zero": quantize("__float2int_rn", "__float2int_rz", VALUES),
     "a division that is not IEEE's": quantize(
         "__fdiv_rn(amax, float(kInt8Max))", "amax * __frcp_rn(float(kInt8Max))", VALUES
     ),
     "infinity taken for a number": quantize("largest < kInfinity", "largest <= kInfinity", VALUES),
-}  # fmt: skip
+}
 
 
 def folder_of(mutant, to):
-    """A copy of csrc/ with the mutant's pieces replaced, and of its kernels those that have them."""
+    """A copy of what of csrc/ the CUDA kernels need, with the mutant's pieces replaced."""
     shutil.copytree(build.CSRC, to, ignore=shutil.ignore_patterns("cpu", "*.cpp"))
     path = to / mutant.file
     text = path.read_text()
@@ -212,10 +234,10 @@ def mutants(tmp_path_factory):
 
 
 def matmul_arguments():
-    """Tails in M, N and K, several steps of K, a residual; and a shape with rows for vectors."""
-    for M, N, K in ((70, 75, 400), (40, 72, 1000), (5, 46, 300)):
-        x_q = torch.randint(-127, 128, (M, K), dtype=torch.int8)
-        w_q = torch.randint(-127, 128, (N, K), dtype=torch.int8)
+    """Tails in M, N and K, several steps of K; rows for vectors; sums that no float32 holds."""
+    for M, N, K, least in ((70, 75, 400, -127), (40, 72, 1000, -127), (5, 46, 3000, 64)):
+        x_q = torch.randint(least, 128, (M, K), dtype=torch.int8)
+        w_q = torch.randint(least, 128, (N, K), dtype=torch.int8)
         yield x_q, torch.rand(M), w_q, torch.rand(N), torch.randn(N), torch.randn(M, N)
 
 
@@ -237,7 +259,9 @@ def symptom(mutant, ops):
         except emulator.runtime().EmulatorError as error:
             return str(error)
         for a, e in zip(*((t,) if is_matmul else t for t in (actual, expected)), strict=True):
-            if not torch.equal(a.nan_to_num(), e.nan_to_num()) or not torch.equal(a.isnan(), e.isnan()):
+            if not torch.equal(a.nan_to_num(), e.nan_to_num()) or not torch.equal(
+                a.isnan(), e.isnan()
+            ):
                 return VALUES
         if any(entry["wavefronts"] > entry["least"] for entry in ops.traffic):
             return CONFLICTS

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from emulator.triton_compiler import compile_kernel
 
 BUDGETS = Path(__file__).parent / "budgets" / "triton.json"
 ARCHITECTURES = (80, 89, 90, 100, 120)
@@ -51,18 +52,13 @@ def cases(op, table):
 def compile_for(arch, kernel, pointers, sizes, constants, options):
     """Compile a kernel as a launch with these arguments would, and describe what came out."""
     import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     ones = {size: 1 for size, value in sizes.items() if value == 1}  # a launch makes them constants
     constants, sizes = constants | ones, {k: v for k, v in sizes.items() if k not in ones}
-    signature, attributes = {}, {}
-    for i, argument in enumerate(kernel.arg_names):
-        signature[argument] = pointers.get(argument, "i32" if argument in sizes else "constexpr")
-        if sizes.get(argument, 0) % 16 == 0 and signature[argument] != "constexpr":
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constants, attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    kinds = pointers | dict.fromkeys(sizes, "i32")
+    signature = {argument: kinds.get(argument, "constexpr") for argument in kernel.arg_names}
+    divisible = [argument for argument in kinds if sizes.get(argument, 0) % 16 == 0]
+    compiled = compile_kernel(arch, kernel, signature, constants, divisible, options)
 
     cuobjdump = triton.knobs.nvidia.cuobjdump.path
     path = f"{Path(cuobjdump).parent}:{os.environ['PATH']}"  # where cuobjdump looks for nvdisasm

@@ -2,11 +2,12 @@
 // "Floating Point Instructions", "Half Precision Floating-Point Instructions".)
 //
 // What names a rounding is exact. Of the .approx and .full instructions only a largest error is
-// documented: here they are computed in double precision and rounded to nearest, so a test must
-// allow for that error. Subnormal numbers are kept unless .ftz says otherwise.
+// documented: here they are computed in double precision or exactly, and rounded to nearest, so a
+// test must allow for that error; nor is div.approx zero for divisors beyond 2^126. Subnormal
+// numbers are kept unless .ftz says otherwise.
 //
 // Left out: carries (add.cc, addc, ..), 24-bit and .hi.sat products, .u16x2 and .s16x2, min and max
-// of three numbers, fma.oob, rcp and rsqrt .approx.ftz.f64, sums of mixed precision.
+// of three numbers, fma.oob, copysign, testp, sums of mixed precision.
 #include <functional>
 
 #include "alu.h"
@@ -14,59 +15,31 @@
 namespace emulator {
 namespace {
 
-using Floats = Types<float, double, F16, BF16, Pair<F16>, Pair<BF16>>;
-using FloatsAndPairs = Types<float, double, F16, BF16, Pair<F16>, Pair<BF16>, Pair<float>>;
-
-struct Style {
-  Rounding rounding = Rounding::kNearest;
-  bool ftz = false, sat = false, relu = false;
-};
-
 bool is_float(const std::string& type) { return type[0] == 'f' || type.substr(0, 2) == "bf"; }
 
-bool take_ftz(Modifiers& modifiers, const std::string& type) {
-  return type[0] == 'f' && type != "f64" && modifiers.take("ftz");
-}
-
-// `otherwise` is the rounding where none is named, null if one must be.
-Style take_style(Modifiers& modifiers, const std::string& type, const char* otherwise) {
-  std::vector<std::string> roundings = {"rn"};
-  if (type == "f32" || type == "f64" || type == "f32x2") roundings = {"rn", "rz", "rm", "rp"};
-  Style style;
-  style.rounding = rounding_of(modifiers.take_one(roundings, otherwise));
-  style.ftz = take_ftz(modifiers, type);
-  return style;
-}
-
-// Makes the instruction `f` of N Wide values.
+// Makes the instruction `f` of N Wide values, with the modifiers of floating-point arithmetic.
 template <size_t N, typename Allowed, typename F>
-void compute(Instruction& instruction, const std::string& type, Style style, F f) {
-  if (style.ftz || style.sat || style.relu) {
-    apply<N, Allowed>(instruction, type, [f, style](auto... x) {
+void compute(Modifiers& modifiers, Instruction& instruction, const std::string& type, F f) {
+  const bool is_approximate = modifiers.take("approx") || modifiers.take("full");
+  const std::string rounding =
+      is_approximate ? "rn" : modifiers.take_one({"rn", "rz", "rm", "rp"}, "rn");
+  const bool ftz = modifiers.take("ftz"), sat = modifiers.take("sat");
+  const bool relu = modifiers.take("relu");
+  if (ftz || sat || relu) {
+    apply<N, Allowed>(instruction, type, [=](auto... x) {
       using T = std::common_type_t<decltype(x)...>;
-      Wide<T> wide = f(widen(style.ftz ? flush(x) : x)...);
-      if (style.sat) wide = saturate(wide);
-      if (style.relu) wide = rectify(wide);
+      Wide<T> wide = f(widen(ftz ? flush(x) : x)...);
+      if (sat) wide = saturate(wide);
+      if (relu) wide = rectify(wide);
       const T result = narrow<T>(wide);
-      return style.ftz ? flush(result) : result;
+      return ftz ? flush(result) : result;
     });
   } else {  // the same, in a loop that g++ vectorizes
     apply<N, Allowed>(instruction, type, [f](auto... x) {
       return narrow<std::common_type_t<decltype(x)...>>(f(widen(x)...));
     });
   }
-  run_rounding(instruction, style.rounding);
-}
-
-// add, sub, mul, fma of floating-point numbers.
-template <size_t N, typename F>
-void compute_sum(Modifiers& modifiers, Instruction& instruction, const std::string& type, F f) {
-  constexpr bool kFma = N == 3;
-  Style style = take_style(modifiers, type, kFma ? nullptr : "rn");
-  style.sat = (type == "f32" || type == "f16" || type == "f16x2") && modifiers.take("sat");
-  const bool is_half = type.find("16") != std::string::npos;
-  style.relu = kFma && is_half && !style.sat && modifiers.take("relu");
-  compute<N, FloatsAndPairs>(instruction, type, style, f);
+  run_rounding(instruction, rounding_of(rounding));
 }
 
 template <typename Operation>  // std::plus or std::minus
@@ -74,7 +47,7 @@ void decode_sum(Modifiers& modifiers, Instruction& instruction) {
   const Operation operation;
   const std::string type = modifiers.take_type();
   if (is_float(type)) {
-    compute_sum<2>(modifiers, instruction, type, operation);
+    compute<2, Floats>(modifiers, instruction, type, operation);
   } else if (type == "s32" && modifiers.take("sat")) {
     each<int32_t, int32_t>(instruction, [operation](int64_t a, int64_t b) {
       return int32_t(std::clamp<int64_t>(operation(a, b), INT32_MIN, INT32_MAX));
@@ -86,31 +59,23 @@ void decode_sum(Modifiers& modifiers, Instruction& instruction) {
   }
 }
 
-struct Fma {
-  template <typename T>
-  T operator()(T a, T b, T c) const {
-    using std::fma;
-    return fma(a, b, c);
-  }
-};
-
-void decode_fma(Modifiers& modifiers, Instruction& instruction) {
-  compute_sum<3>(modifiers, instruction, modifiers.take_type(), Fma());
-}
-
-// mul, or mad where kAdds.
+// mul; or mad and fma, where kAdds.
 template <bool kAdds>
 void decode_product(Modifiers& modifiers, Instruction& instruction) {
   const std::string type = modifiers.take_type();
-  if (kAdds && (type == "f32" || type == "f64")) {
-    return compute_sum<3>(modifiers, instruction, type, Fma());
-  }
-  if (!kAdds && is_float(type)) {
-    return compute_sum<2>(modifiers, instruction, type, std::multiplies<>());
-  }
+  if (is_float(type) && !kAdds)
+    return compute<2, Floats>(modifiers, instruction, type, std::multiplies<>());
+  if (is_float(type) && type.find("16") == std::string::npos)
+    return compute<3, Types<float, double, Pair<float>>>(
+        modifiers, instruction, type, [](auto a, auto b, auto c) { return std::fma(a, b, c); });
+  if (is_float(
+          type))  // products of halves are exact in double, but sums may have more than 53 bits
+    return compute<3, Types<F16, BF16, Pair<F16>, Pair<BF16>>>(
+        modifiers, instruction, type,
+        [](double a, double b, double c) { return add_to_odd(a * b, c); });
   const std::string part = modifiers.take_one({"lo", "hi", "wide"});
-  with_type(Integers(), type, [&](auto tag) {
-    using T = typename decltype(tag)::type;
+  with_type(Integers(), type, [&](auto zero) {
+    using T = decltype(zero);
     const auto set = [&](auto multiply) {
       using Result = decltype(multiply(T(), T()));
       if constexpr (kAdds) {
@@ -136,10 +101,13 @@ void decode_product(Modifiers& modifiers, Instruction& instruction) {
   });
 }
 
-// div, or rem where kRemainder, of integers. (PTX ISA, "div": "Division by zero yields an
+// div, or rem where kRemainder. (PTX ISA, "div" of integers: "Division by zero yields an
 // unspecified, machine-specific value"; GPUs give all ones, as remainder too.)
 template <bool kRemainder>
-void divide_integers(Instruction& instruction, const std::string& type) {
+void decode_quotient(Modifiers& modifiers, Instruction& instruction) {
+  const std::string type = modifiers.take_type();
+  if (is_float(type) && !kRemainder)
+    return compute<2, Types<float, double>>(modifiers, instruction, type, std::divides<>());
   apply<2, Integers>(instruction, type, [](auto a, auto b) {
     using T = decltype(a);
     if (b == 0) return T(-1);
@@ -149,53 +117,11 @@ void divide_integers(Instruction& instruction, const std::string& type) {
   });
 }
 
-void decode_rem(Modifiers& modifiers, Instruction& instruction) {
-  divide_integers<true>(instruction, modifiers.take_type());
-}
-
-void decode_div(Modifiers& modifiers, Instruction& instruction) {
-  const std::string type = modifiers.take_type();
-  if (!is_float(type)) return divide_integers<false>(instruction, type);
-  const bool is_approximate = modifiers.take("approx");
-  if (!is_approximate && !modifiers.take("full")) {
-    return compute<2, Types<float, double>>(instruction, type, take_style(modifiers, type, nullptr),
-                                            std::divides<>());
-  }
-  Style style;
-  style.ftz = take_ftz(modifiers, type);
-  compute<2, Types<float>>(instruction, type, style, [is_approximate](float a, float b) {
-    // PTX ISA, "div": .approx multiplies by a reciprocal, which is zero beyond 2^126.
-    const bool vanishes = is_approximate && std::fabs(b) > 0x1p126f && !std::isinf(b);
-    return float(vanishes ? a * std::copysign(0.0, b) : double(a) / b);
-  });
-}
-
-struct Reciprocal {
-  template <typename T>
-  T operator()(T x) const {
-    return 1 / x;
-  }
-};
-
-struct Root {
-  template <typename T>
-  T operator()(T x) const {
-    return std::sqrt(x);
-  }
-};
-
-// rcp or sqrt, either rounded or approximate.
-template <typename F>
+// rcp or sqrt.
+template <bool kRoot>
 void decode_root(Modifiers& modifiers, Instruction& instruction) {
-  const std::string type = modifiers.take_type();
-  if (modifiers.take("approx")) {
-    Style style;
-    style.ftz = take_ftz(modifiers, type);
-    compute<1, Types<float>>(instruction, type, style,
-                             [](float x) { return float(F()(double(x))); });
-  } else {
-    compute<1, Types<float, double>>(instruction, type, take_style(modifiers, type, nullptr), F());
-  }
+  compute<1, Types<float, double>>(modifiers, instruction, modifiers.take_type(),
+                                   [](auto x) { return kRoot ? std::sqrt(x) : 1 / x; });
 }
 
 double reciprocal_root(double x) { return 1 / std::sqrt(x); }
@@ -203,15 +129,7 @@ double reciprocal_root(double x) { return 1 / std::sqrt(x); }
 // The functions that exist as approximations only.
 template <double (*function)(double), typename... Allowed>
 void decode_function(Modifiers& modifiers, Instruction& instruction) {
-  const std::string type = modifiers.take_type();
-  modifiers.take_one({"approx"});
-  Style style;
-  if (type == "f32" && function != ::tanh) {
-    style.ftz = modifiers.take("ftz");
-  } else if (type.substr(0, 2) == "bf" && function == ::exp2) {
-    style.ftz = !modifiers.take_one({"ftz"}).empty();  // there is no other form
-  }
-  compute<1, Types<Allowed...>>(instruction, type, style,
+  compute<1, Types<Allowed...>>(modifiers, instruction, modifiers.take_type(),
                                 [](auto x) { return decltype(x)(function(x)); });
 }
 
@@ -220,8 +138,7 @@ template <bool kAbsolute>
 void decode_sign(Modifiers& modifiers, Instruction& instruction) {
   const std::string type = modifiers.take_type();
   if (is_float(type)) {
-    const bool ftz = take_ftz(modifiers, type);
-    apply<1, Floats>(instruction, type, [ftz](auto x) {
+    apply<1, Floats>(instruction, type, [ftz = modifiers.take("ftz")](auto x) {
       return with_sign(ftz ? flush(x) : x, !kAbsolute && !is_negative(x));
     });
   } else {
@@ -231,23 +148,13 @@ void decode_sign(Modifiers& modifiers, Instruction& instruction) {
   }
 }
 
-void decode_copysign(Modifiers& modifiers, Instruction& instruction) {
-  apply<2, Types<float, double>>(instruction, modifiers.take_type(),
-                                 [](auto sign, auto x) { return with_sign(x, is_negative(sign)); });
-}
-
 // The smaller of two numbers, or the larger. -0 is smaller than +0; a NaN gives way to a number
 // unless `nan_wins`.
 template <bool kSmaller, typename T>
 T select(T a, T b, bool nan_wins) {
   const auto x = widen(a), y = widen(b);
-  const bool a_is_nan = x != x, b_is_nan = y != y;
-  if (a_is_nan || b_is_nan) {
-    const bool takes_a = b_is_nan ? a_is_nan || !nan_wins : nan_wins;
-    return narrow<T>(takes_a ? x : y);
-  }
-  const bool a_is_smaller = x < y || (x == y && is_negative(a));
-  return a_is_smaller == kSmaller ? a : b;
+  if (x != x || y != y) return narrow<T>((x != x) == nan_wins ? x : y);
+  return (x < y || (x == y && is_negative(a))) == kSmaller ? a : b;
 }
 
 // min or max.
@@ -255,22 +162,25 @@ template <bool kSmaller>
 void decode_select(Modifiers& modifiers, Instruction& instruction) {
   const std::string type = modifiers.take_type();
   if (!is_float(type)) {
-    const bool relu = type == "s32" && modifiers.take("relu");
-    return apply<2, Integers>(instruction, type, [relu](auto a, auto b) {
+    return apply<2, Integers>(instruction, type, [relu = modifiers.take("relu")](auto a, auto b) {
       const auto selected = kSmaller ? std::min(a, b) : std::max(a, b);
       return relu ? std::max(selected, decltype(a)(0)) : selected;
     });
   }
-  const bool ftz = take_ftz(modifiers, type);
-  const bool nan_wins = type != "f64" && modifiers.take("NaN");
-  const bool xorsign = type != "f64" && modifiers.take("xorsign");
-  if (xorsign) modifiers.take_one({"abs"});
+  const bool ftz = modifiers.take("ftz"), nan_wins = modifiers.take("NaN");
+  const bool xorsign = modifiers.take("xorsign") && modifiers.take("abs");
   apply<2, Floats>(instruction, type, [=](auto a, auto b) {
     if (ftz) a = flush(a), b = flush(b);
     if (!xorsign) return select<kSmaller>(a, b, nan_wins);
     const auto selected = select<kSmaller>(with_sign(a, false), with_sign(b, false), nan_wins);
-    const auto wide = widen(selected);
-    return wide == wide ? with_sign(selected, is_negative(a) != is_negative(b)) : selected;
+    const bool is_nan = widen(selected) != widen(selected);
+    return is_nan ? selected : with_sign(selected, is_negative(a) != is_negative(b));
+  });
+}
+
+void decode_sad(Modifiers& modifiers, Instruction& instruction) {
+  apply<3, Integers>(instruction, modifiers.take_type(), [](auto a, auto b, auto c) {
+    return decltype(a)(wrapping(c) + wrapping(std::max(a, b)) - wrapping(std::min(a, b)));
   });
 }
 
@@ -281,11 +191,12 @@ void add_arithmetic_decoders(Decoders& decoders) {
   decoders["sub"] = decode_sum<std::minus<>>;
   decoders["mul"] = decode_product<false>;
   decoders["mad"] = decode_product<true>;
-  decoders["fma"] = decode_fma;
-  decoders["div"] = decode_div;
-  decoders["rem"] = decode_rem;
-  decoders["rcp"] = decode_root<Reciprocal>;
-  decoders["sqrt"] = decode_root<Root>;
+  decoders["fma"] = decode_product<true>;
+  decoders["div"] = decode_quotient<false>;
+  decoders["rem"] = decode_quotient<true>;
+  decoders["sad"] = decode_sad;
+  decoders["rcp"] = decode_root<false>;
+  decoders["sqrt"] = decode_root<true>;
   decoders["rsqrt"] = decode_function<reciprocal_root, float, double>;
   decoders["sin"] = decode_function<::sin, float>;
   decoders["cos"] = decode_function<::cos, float>;
@@ -294,7 +205,6 @@ void add_arithmetic_decoders(Decoders& decoders) {
   decoders["tanh"] = decode_function<::tanh, float, F16, BF16, Pair<F16>, Pair<BF16>>;
   decoders["abs"] = decode_sign<true>;
   decoders["neg"] = decode_sign<false>;
-  decoders["copysign"] = decode_copysign;
   decoders["min"] = decode_select<true>;
   decoders["max"] = decode_select<false>;
 }

@@ -11,8 +11,8 @@ Access access_of(const Warp& warp, int lane, bool asynchronous) {
 
 void check_async_reads(Warp& warp, const std::vector<SharedRange>& reads, int lane) {
   for (const SharedRange& range : reads) {
-    const std::string wrong = range.place.block->shared.check_read(
-        access_of(warp, lane, true), range.place.offset, range.size);
+    const std::string wrong = range.place.block->shared.check_read(access_of(warp, lane, true),
+                                                                   range.place.offset, range.size);
     if (!wrong.empty()) warp.fail(wrong, lane);
   }
 }
@@ -46,7 +46,7 @@ void take_effect(AsyncOperation& operation) {
   std::swap(in_flight[operation.index], in_flight.back());
   in_flight[operation.index]->index = operation.index;
   in_flight.pop_back();
-  operation.effect();
+  operation.effect(operation);
 }
 
 void finish(AsyncOperation& operation, Epoch epoch, int lane, bool generic) {

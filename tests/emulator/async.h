@@ -21,8 +21,8 @@ struct AsyncOperation {
   std::string name;
   Cluster* cluster = nullptr;
   std::vector<SharedRange> reads, writes;
-  std::function<void()> effect;  // moves the bytes, completes transactions
-  size_t index = 0;              // in the cluster's flight
+  std::function<void(AsyncOperation&)> effect;  // moves the bytes, completes transactions
+  size_t index = 0;                             // in the cluster's flight
   bool took_effect = false, is_over = false;
 };
 
@@ -40,5 +40,8 @@ void take_effect(AsyncOperation& operation);
 // It has been waited for: its ranges are free again, and count as read and written at `epoch`
 // (whose clocks those who may touch them next must include), by the generic proxy or the other.
 void finish(AsyncOperation& operation, Epoch epoch, int lane, bool generic);
+
+// Decodes cp.async.bulk and cp.reduce.async.bulk, but for their groups. (bulk_copy.cpp)
+void decode_bulk_copy(Modifiers& modifiers, Instruction& instruction);
 
 }  // namespace emulator

@@ -1,8 +1,9 @@
 // cp.async: each lane copies 4, 8 or 16 bytes from global to shared memory, in groups. (PTX ISA,
 // "Data Movement and Conversion Instructions: Non-bulk copy".) The form with a predicate for
-// ignore-src is not told from the one with a size, and not known.
+// ignore-src is not told from the one with a size, and not known. Bulk copies' groups are here too.
+#include <utility>
+
 #include "async.h"
-#include "bulk_copy.h"
 
 namespace emulator {
 namespace {
@@ -19,7 +20,7 @@ void copy(Warp& warp, const Instruction& at, int lane, uint32_t size, uint64_t t
   if (from % size)
     warp.fail("the global address is not a multiple of " + std::to_string(size), lane);
   const uint8_t* const source = bytes ? global_pointer(warp, lane, from, bytes, 1, false) : nullptr;
-  operation.effect = [=] {
+  operation.effect = [=](AsyncOperation&) {
     uint8_t* const target = place.block->shared.data() + place.offset;
     if (bytes) std::memcpy(target, source, bytes);
     std::memset(target + bytes, 0, size - bytes);
@@ -27,42 +28,53 @@ void copy(Warp& warp, const Instruction& at, int lane, uint32_t size, uint64_t t
   warp.copies[lane].open.push_back(start(warp, std::move(operation), false, lane));
 }
 
-void wait(Warp& warp, uint32_t pending) {
+// cp.async and cp.async.bulk have groups of their own.
+template <bool kBulk>
+void commit(Warp& warp, const Instruction&) {
   for_lanes(warp.active, [&](int lane) {
-    auto& groups = warp.copies[lane].committed;
+    CopyGroups& groups = (kBulk ? warp.bulk_copies : warp.copies)[lane];
+    groups.committed.push_back(std::exchange(groups.open, {}));
+  });
+}
+
+template <bool kBulk>
+void wait(Warp& warp, uint64_t pending) {
+  for_lanes(warp.active, [&](int lane) {
+    auto& groups = (kBulk ? warp.bulk_copies : warp.copies)[lane].committed;
     for (; groups.size() > pending; groups.pop_front())
       for (const AsyncPointer& operation : groups.front()) {
         take_effect(*operation);
-        finish(*operation, warp.now(), lane, true);
+        finish(*operation, warp.now(), lane, /*generic=*/!kBulk);
       }
   });
 }
 
-void commit(Warp& warp) {
-  for_lanes(warp.active, [&](int lane) {
-    CopyGroups& groups = warp.copies[lane];
-    groups.committed.push_back(std::move(groups.open));
-    groups.open.clear();
-  });
+template <bool kBulk>
+void wait_group(Warp& warp, const Instruction& at) {
+  wait<kBulk>(warp, warp.lanes(at.operands[0])[first_lane(warp.active)]);
+}
+
+void wait_all(Warp& warp, const Instruction& at) {
+  commit<false>(warp, at);
+  wait<false>(warp, 0);
 }
 
 void decode_copy(Modifiers& modifiers, Instruction& instruction) {
-  if (decode_bulk_copy(modifiers, instruction)) return;
   if (!modifiers.take("async")) fail("the emulator does not know this copy");
+  const bool is_bulk = modifiers.take("bulk");
   if (modifiers.take("commit_group")) {
     expect_operands(instruction, 0, 0);
-    instruction.run = [](Warp& warp, const Instruction&) { commit(warp); };
+    instruction.run = is_bulk ? commit<true> : commit<false>;
   } else if (modifiers.take("wait_group")) {
+    // .read lets the writes come later, which no kernel can tell.
+    modifiers.take("read");
     expect_operands(instruction, 1, 1);
-    instruction.run = [](Warp& warp, const Instruction& at) {
-      wait(warp, uint32_t(warp.lanes(at.operands[0])[first_lane(warp.active)]));
-    };
+    instruction.run = is_bulk ? wait_group<true> : wait_group<false>;
+  } else if (is_bulk) {
+    decode_bulk_copy(modifiers, instruction);
   } else if (modifiers.take("wait_all")) {
     expect_operands(instruction, 0, 0);
-    instruction.run = [](Warp& warp, const Instruction&) {
-      commit(warp);
-      wait(warp, 0);
-    };
+    instruction.run = wait_all;
   } else {
     const bool past_l1 = modifiers.take_one({"ca", "cg"}) == "cg";
     modifiers.take_one({"shared", "shared::cta"});
@@ -75,17 +87,14 @@ void decode_copy(Modifiers& modifiers, Instruction& instruction) {
       if (size != 16 && (past_l1 || (size != 4 && size != 8)))
         warp.fail("copies " + std::to_string(size) + " bytes at a time");
       std::array<uint64_t, kLanes> to, from;
-      const uint64_t* const shared = warp.lanes(at.operands[0]);
-      const uint64_t* const global = warp.lanes(at.operands[1]);
       for_lanes(warp.active, [&](int lane) {
-        to[lane] = uint32_t(shared[lane] + at.operands[0].offset);
-        from[lane] = global[lane] + at.operands[1].offset;
+        to[lane] = uint32_t(address_of(warp, at.operands[0], lane));
+        from[lane] = address_of(warp, at.operands[1], lane);
       });
       count_shared(warp, to.data(), warp.active, uint32_t(size));
       count_global(warp, from.data(), warp.active, uint32_t(size));
-      for_lanes(warp.active, [&](int lane) {
-        copy(warp, at, lane, uint32_t(size), to[lane], from[lane]);
-      });
+      for_lanes(warp.active,
+                [&](int lane) { copy(warp, at, lane, uint32_t(size), to[lane], from[lane]); });
     };
   }
 }

@@ -7,13 +7,32 @@
 namespace emulator {
 namespace {
 
-void arrive(Warp& warp, Barrier& barrier, uint32_t expected, uint32_t threads, bool releases,
+void complete_if_due(Barrier& barrier) {
+  if (barrier.arrived == 0 || barrier.arrived < barrier.expected) return;
+  barrier.released = std::move(barrier.clock);
+  barrier.released_fenced = std::move(barrier.fenced);
+  barrier.released_votes = barrier.votes;
+  barrier.released_denials = barrier.denials;
+  barrier.clock = barrier.fenced = Clock();
+  barrier.arrived = barrier.votes = barrier.denials = 0;
+  ++barrier.generation;
+}
+
+// `expected` is a number of threads, or kAllThreads: of the block or cluster, that have not exited.
+constexpr uint32_t kAllThreads = 0;
+
+void arrive(Warp& warp, Barrier& barrier, uint32_t expected, uint32_t all, bool releases,
             uint32_t votes = 0, uint32_t denials = 0) {
+  const bool for_all = expected == kAllThreads;
+  if (for_all) expected = all;
   if (barrier.arrived && barrier.expected != expected)
     warp.fail("expects " + std::to_string(expected) + " threads, where others expect " +
               std::to_string(barrier.expected));
   barrier.expected = expected;
-  barrier.arrived += threads;
+  barrier.for_all = for_all && (!barrier.arrived || barrier.for_all);
+  // A number counts warps, of which one with lanes that are gone, or never were, is as good.
+  const bool is_whole = warp.active == warp.live && !for_all;
+  barrier.arrived += is_whole ? kLanes : __builtin_popcount(warp.active);
   barrier.votes += votes;
   barrier.denials += denials;
   if (barrier.arrived > expected)
@@ -23,14 +42,19 @@ void arrive(Warp& warp, Barrier& barrier, uint32_t expected, uint32_t threads, b
     barrier.fenced.join(warp.fenced);
     warp.advance();
   }
-  if (barrier.arrived < expected) return;
-  barrier.released = std::move(barrier.clock);
-  barrier.released_fenced = std::move(barrier.fenced);
-  barrier.released_votes = barrier.votes;
-  barrier.released_denials = barrier.denials;
-  barrier.clock = barrier.fenced = Clock();
-  barrier.arrived = barrier.votes = barrier.denials = 0;
-  ++barrier.generation;
+  complete_if_due(barrier);
+}
+
+uint32_t live_threads(const Block& block) {
+  uint32_t count = 0;
+  for (const auto& warp : block.warps) count += __builtin_popcount(warp->live);
+  return count;
+}
+
+uint32_t live_threads(const Cluster& cluster) {
+  uint32_t count = 0;
+  for (const auto& block : cluster.blocks) count += live_threads(*block);
+  return count;
 }
 
 void wait(Warp& warp, Barrier& barrier, uint64_t generation, const std::string& name,
@@ -44,11 +68,6 @@ void wait(Warp& warp, Barrier& barrier, uint64_t generation, const std::string& 
   };
   wait.what = name + " (" + std::to_string(barrier.expected) + " threads)";
   warp.block_on(std::move(wait));
-}
-
-// Threads count by warps: one whose lanes are all here, or gone, stands for 32.
-uint32_t arriving_threads(const Warp& warp) {
-  return warp.active == warp.live ? kLanes : __builtin_popcount(warp.active);
 }
 
 enum class Reduction { kNone, kPopc, kAnd, kOr };
@@ -65,10 +84,12 @@ struct BlockBarrier {
     const uint64_t number = warp.lanes(at.operands[first])[lane] & 0xffffffff;
     if (number >= warp.block.barriers.size())
       warp.fail("a block has barriers 0 to 15, not " + std::to_string(number));
-    uint32_t expected = uint32_t(warp.block.warps.size()) * kLanes;
-    if (count > 1) expected = uint32_t(warp.lanes(at.operands[first + 1])[lane]);
-    if (expected == 0 || expected % kLanes)
-      warp.fail("a barrier is for a multiple of 32 threads, not " + std::to_string(expected));
+    uint32_t expected = kAllThreads;
+    if (count > 1) {
+      expected = uint32_t(warp.lanes(at.operands[first + 1])[lane]);
+      if (expected == 0 || expected % kLanes)
+        warp.fail("a barrier is for a multiple of 32 threads, not " + std::to_string(expected));
+    }
     uint32_t votes = 0;
     if (first) {
       const Operand& vote = at.operands.back();
@@ -78,22 +99,20 @@ struct BlockBarrier {
     Barrier& barrier = warp.block.barriers[number];
     const uint64_t generation = barrier.generation;
     const uint32_t denials = __builtin_popcount(warp.active) - votes;
-    arrive(warp, barrier, expected, arriving_threads(warp), true, votes, denials);
+    arrive(warp, barrier, expected, live_threads(warp.block), true, votes, denials);
     if (!waits) return;
     const uint32_t lanes = warp.active;
     const Reduction what = reduction;
-    emulator::wait(warp, barrier, generation, "barrier " + std::to_string(number),
-                   what == Reduction::kNone
-                       ? std::function<void()>()
-                       : [&warp, &barrier, &at, lanes, what] {
-                           const uint32_t votes = barrier.released_votes;
-                           const uint64_t result =
-                               what == Reduction::kPopc  ? votes
-                               : what == Reduction::kAnd ? barrier.released_denials == 0
-                                                         : votes > 0;
-                           uint64_t* const to = warp.lanes(at.operands[0]);
-                           for_lanes(lanes, [&](int i) { to[i] = result; });
-                         });
+    emulator::wait(
+        warp, barrier, generation, "barrier " + std::to_string(number),
+        what == Reduction::kNone ? std::function<void()>() : [&warp, &barrier, &at, lanes, what] {
+          const uint32_t votes = barrier.released_votes;
+          const uint64_t result = what == Reduction::kPopc  ? votes
+                                  : what == Reduction::kAnd ? barrier.released_denials == 0
+                                                            : votes > 0;
+          uint64_t* const to = warp.lanes(at.operands[0]);
+          for_lanes(lanes, [&](int i) { to[i] = result; });
+        });
   }
 };
 
@@ -124,10 +143,7 @@ void decode_cluster_barrier(Modifiers& modifiers, Instruction& instruction) {
     }
     if (warp.cluster_generation) warp.fail("arrives at the cluster's barrier twice, with no wait");
     warp.cluster_generation = barrier.generation + 1;
-    uint32_t threads = 0;
-    for (const auto& block : warp.block.cluster.blocks)
-      threads += uint32_t(block->warps.size()) * kLanes;
-    arrive(warp, barrier, threads, arriving_threads(warp), !relaxed);
+    arrive(warp, barrier, kAllThreads, live_threads(warp.block.cluster), !relaxed);
   };
 }
 
@@ -161,14 +177,14 @@ void decode_barrier(Modifiers& modifiers, Instruction& instruction) {
 void decode_fence(Modifiers& modifiers, Instruction& instruction) {
   bool shows = false;
   if (modifiers.take("proxy")) {
-    const std::string proxy = modifiers.take_one({"async", "alias", "async::generic",
-                                                  "tensormap::generic"});
+    const std::string proxy =
+        modifiers.take_one({"async", "alias", "async::generic", "tensormap::generic"});
     shows = proxy == "async" && !modifiers.take("global");
     for (const char* word : {"shared::cta", "shared::cluster"}) modifiers.take(word);
   }
-  for (const char* word : {"mbarrier_init", "sc", "acq_rel", "acquire", "release", "cta", "cluster",
-                           "gpu", "gl", "sys", "sync_restrict::shared::cta",
-                           "sync_restrict::shared::cluster"})
+  for (const char* word :
+       {"mbarrier_init", "sc", "acq_rel", "acquire", "release", "cta", "cluster", "gpu", "gl",
+        "sys", "sync_restrict::shared::cta", "sync_restrict::shared::cluster"})
     modifiers.take(word);
   expect_operands(instruction, 0, 2);
   instruction.run = [=](Warp& warp, const Instruction&) {
@@ -177,6 +193,18 @@ void decode_fence(Modifiers& modifiers, Instruction& instruction) {
 }
 
 }  // namespace
+
+void leave_barriers(Warp& warp, uint32_t lanes) {
+  const auto leave = [&](Barrier& barrier) {
+    if (!barrier.arrived || !barrier.for_all) return;
+    barrier.expected -= __builtin_popcount(lanes);
+    complete_if_due(barrier);
+  };
+  for (Barrier& barrier : warp.block.barriers) leave(barrier);
+  Barrier& of_cluster = warp.block.cluster.barrier;
+  const bool has_arrived = warp.cluster_generation == of_cluster.generation + 1;
+  if (!has_arrived) leave(of_cluster);
+}
 
 void add_barrier_decoders(Decoders& decoders) {
   decoders["bar"] = decoders["barrier"] = decode_barrier;

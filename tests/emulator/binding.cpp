@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,27 +21,16 @@ namespace {
 
 using Sizes = std::array<uint32_t, 3>;
 
-template <typename T>
-std::string packed(const py::handle& value) {
-  const T number = value.cast<T>();
-  return {reinterpret_cast<const char*>(&number), sizeof(T)};
-}
-
 // An argument is bytes, or a pair of a kind and a value.
 std::string bytes_of_argument(const py::handle& argument) {
+  // As Python's module `struct` has them.
+  static const std::map<std::string, const char*> formats = {
+      {"ptr", "Q"}, {"u64", "Q"}, {"i64", "q"}, {"u32", "I"}, {"i32", "i"}, {"u16", "H"},
+      {"i16", "h"}, {"u8", "B"},  {"i8", "b"},  {"f32", "f"}, {"f64", "d"}};
   if (py::isinstance<py::bytes>(argument)) return argument.cast<std::string>();
   const auto [kind, value] = argument.cast<std::pair<std::string, py::object>>();
-  if (kind == "ptr" || kind == "u64") return packed<uint64_t>(value);
-  if (kind == "i64") return packed<int64_t>(value);
-  if (kind == "u32") return packed<uint32_t>(value);
-  if (kind == "i32") return packed<int32_t>(value);
-  if (kind == "u16") return packed<uint16_t>(value);
-  if (kind == "i16") return packed<int16_t>(value);
-  if (kind == "u8") return packed<uint8_t>(value);
-  if (kind == "i8") return packed<int8_t>(value);
-  if (kind == "f32") return packed<float>(value);
-  if (kind == "f64") return packed<double>(value);
-  fail("arguments has an unknown kind '" + kind + "'");
+  if (!formats.count(kind)) fail("arguments has an unknown kind '" + kind + "'");
+  return py::module_::import("struct").attr("pack")(formats.at(kind), value).cast<std::string>();
 }
 
 std::vector<uint8_t> laid_out(const Program& program, const py::list& arguments) {
@@ -76,20 +66,13 @@ void launch_ptx(const std::string& ptx, const std::string& kernel, Sizes grid, S
   launch.grid = grid, launch.block = block, launch.cluster = cluster;
   launch.dynamic_shared = shared;
   launch.parameters = laid_out(*launch.program, arguments);
-  run(launch, options_of(seed, trace, max_instructions));
-}
-
-std::vector<std::string> entries(const std::string& ptx) {
-  std::vector<std::string> names;
-  for (const auto& [name, function] : parse(ptx).functions)
-    if (function.is_entry) names.push_back(name);
-  return names;
+  runtime().run(launch, options_of(seed, trace, max_instructions));
 }
 
 py::list traffic_dicts() {
   using py::literals::operator""_a;
   py::list all;
-  for (const auto& [place, t] : traffic()) {
+  for (const auto& [place, t] : runtime().traffic) {
     const auto& [file, line, kind] = place;
     all.append(py::dict("file"_a = file, "line"_a = line, "kind"_a = kind,
                         "requests"_a = t.requests, "bytes"_a = t.bytes,
@@ -99,17 +82,11 @@ py::list traffic_dicts() {
   return all;
 }
 
-void expect(cudaError_t error) {
+// Runs all that is queued.
+void synchronize() {
+  const cudaError_t error = cudaDeviceSynchronize();
   if (error == cudaSuccess) return;
-  fail(error == cudaErrorLaunchFailure ? last_failure() : cudaGetErrorString(error));
-}
-
-cudaStream_t stream_of(uintptr_t handle) { return reinterpret_cast<cudaStream_t>(handle); }
-
-uintptr_t create_stream() {
-  cudaStream_t stream = nullptr;
-  expect(cudaStreamCreate(&stream));
-  return reinterpret_cast<uintptr_t>(stream);
+  fail(error == cudaErrorLaunchFailure ? runtime().failure : cudaGetErrorString(error));
 }
 
 const void* pointer(uintptr_t address) { return reinterpret_cast<const void*>(address); }
@@ -126,45 +103,22 @@ PYBIND11_MODULE(_emulator, m) {
   m.def("launch", &launch_ptx, "Runs a kernel of PTX text to its end.", "ptx"_a, "kernel"_a,
         "grid"_a, "block"_a, "cluster"_a = Sizes{1, 1, 1}, "shared"_a = 0,
         "arguments"_a = py::list(), "seed"_a = 0, "trace"_a = "", "max_instructions"_a = 0);
-  m.def("entries", &entries, "The names of a PTX text's kernels.", "ptx"_a);
 
-  m.def(
-      "register_buffer",
-      [](uintptr_t address, uint64_t nbytes, bool writable) {
-        register_buffer(pointer(address), nbytes, writable);
-      },
-      "Lets kernels touch a piece of memory.", "address"_a, "nbytes"_a, "writable"_a);
-  m.def(
-      "unregister_buffer", [](uintptr_t address) { unregister_buffer(pointer(address)); },
-      "address"_a);
+  m.def("register_buffer", [](uintptr_t address, uint64_t nbytes, bool writable) {
+    register_buffer(pointer(address), nbytes, writable);
+  });
+  m.def("unregister_buffer", [](uintptr_t address) { unregister_buffer(pointer(address)); });
 
-  m.def(
-      "set_device",
-      [](const std::string& name, int major, int minor, int sm_count, int shared_optin,
-         int shared_per_sm) {
-        set_device({name, major, minor, sm_count, shared_optin, shared_per_sm});
-      },
-      "Makes it the current device.", "name"_a, "major"_a, "minor"_a, "sm_count"_a,
-      "shared_optin"_a, "shared_per_sm"_a);
-  m.def(
-      "set_options",
-      [](uint64_t seed, const std::string& trace, uint64_t max_instructions) {
-        set_options(options_of(seed, trace, max_instructions));
-      },
-      "Of launches on streams.", "seed"_a, "trace"_a = "", "max_instructions"_a = 0);
-
-  m.def("create_stream", &create_stream, "A stream's handle.");
-  m.def(
-      "destroy_stream", [](uintptr_t stream) { expect(cudaStreamDestroy(stream_of(stream))); },
-      "stream"_a);
-  m.def(
-      "synchronize_stream",
-      [](uintptr_t stream) { expect(cudaStreamSynchronize(stream_of(stream))); },
-      "Runs what is queued on a stream. 0 is the default stream.", "stream"_a);
-  m.def("synchronize", [] { expect(cudaDeviceSynchronize()); }, "Runs all that is queued.");
-
+  // The first parameter is the device's name, for people.
+  m.def("set_device", [](const std::string&, int major, int minor, int sm_count, int shared_optin,
+                         int shared_per_sm) {
+    runtime().set_device(make_device(major, minor, sm_count, shared_optin, shared_per_sm));
+  });
+  m.def("set_options", [](uint64_t seed, const std::string& trace, uint64_t max_instructions) {
+    runtime().options = options_of(seed, trace, max_instructions);
+  });
+  m.def("synchronize", &synchronize);
   m.def("traffic", &traffic_dicts, "What each source line moved since the last reset.");
-  m.def("launches", &launches, "How many launches have run since the last reset.");
-  m.def("last_failure", &last_failure, "Why a launch failed, or PTX could not be built; or empty.");
-  m.def("reset", &reset, "Forgets what is queued, failed and counted.");
+  m.def("last_failure", [] { return runtime().failure; });
+  m.def("reset", [] { runtime().reset(); });
 }

@@ -24,11 +24,13 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CSRC = ROOT / "csrc"
 KERNELS_BINDING = HERE / "kernels_binding.cpp"
+RUNTIME = ("binding", "cudart", "device", "fat_binary")  # the stand-in for CUDA's
 CXX = os.environ.get("CXX", "g++")
 # Floating-point instructions are emulated by the CPU's, in whatever rounding mode PTX asks for.
 CXX_FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 CXX_FLAGS += ["-ffp-contract=off", "-frounding-math"]
-SANITIZE_FLAGS = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
+SANITIZE_FLAGS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
+SANITIZE_FLAGS += ["-fno-omit-frame-pointer", "-O1"]
 # PTX in each object, as text, for each of these: the emulator reads the newest its device runs.
 ARCHITECTURES = ("80", "90a")
 NVCC_CODE = ["-lineinfo", "--no-compress", "-Xcompiler=-fPIC,-fvisibility=hidden"]
@@ -139,21 +141,38 @@ def compile_cu(source, architectures=ARCHITECTURES):
     return make(f"{source.stem}_cu.o", [*architectures, *sources_of(source)], *command)
 
 
+def compile_ptx(source, architecture):
+    """The PTX of a .cu, as a file."""
+    command = [find_toolkit() / "bin/nvcc", *nvcc_flags(), "-lineinfo", "-ptx"]
+    command += [f"-arch=compute_{architecture}", source]
+    return make(f"{source.stem}.ptx", [architecture, *sources_of(source)], *command)
+
+
 def in_parallel(function, items):
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count())) as pool:
         return list(pool.map(function, items))
 
 
-def link(name, objects, extra=()):
+def link(name, objects, extra=("-shared",)):
     # Its objects' names hold the hashes of what they were made from.
-    return make(f"{name}.so", [*extra, *objects], CXX, "-shared", *extra, *objects)
+    return make(name, [*extra, *objects], CXX, *extra, *objects)
+
+
+def emulator_objects(but, extra):
+    """All of the emulator's files but those of these names, and but what is no part of it."""
+    paths = {path for path in HERE.glob("*.cpp") if path.stem not in but} - {KERNELS_BINDING}
+    return in_parallel(lambda path: compile_cpp(path, extra), sorted(paths))
 
 
 def build_emulator(sanitize=False):
     """The path of _emulator. A sanitized one loads where libasan was preloaded."""
     extra = SANITIZE_FLAGS if sanitize else []
-    sources = sorted(path for path in HERE.glob("*.cpp") if path != KERNELS_BINDING)
-    return link("_emulator", in_parallel(lambda path: compile_cpp(path, extra), sources), extra)
+    return link("_emulator.so", emulator_objects(["fuzz"], extra), ["-shared", *extra])
+
+
+def build_fuzz():
+    """The path of the program that mangles PTX, sanitized: a machine without a CUDA runtime."""
+    return link("fuzz", emulator_objects(RUNTIME, SANITIZE_FLAGS), SANITIZE_FLAGS)
 
 
 def build_kernels(csrc=CSRC, name="kernels", architectures=ARCHITECTURES, emulator=None):
@@ -163,7 +182,9 @@ def build_kernels(csrc=CSRC, name="kernels", architectures=ARCHITECTURES, emulat
     """
     sources = sorted(Path(csrc).resolve().glob("cuda/*.cu"))
     objects = in_parallel(lambda path: compile_cu(path, architectures), sources)
-    return link(name, [compile_cpp(KERNELS_BINDING), *objects, emulator or build_emulator()])
+    return link(
+        f"{name}.so", [compile_cpp(KERNELS_BINDING), *objects, emulator or build_emulator()]
+    )
 
 
 def build_library(sources, name, architectures=ARCHITECTURES, emulator=None):
@@ -172,4 +193,4 @@ def build_library(sources, name, architectures=ARCHITECTURES, emulator=None):
     What cannot be compiled for all ARCHITECTURES says for which it can.
     """
     objects = in_parallel(lambda path: compile_cu(path, architectures), map(Path, sources))
-    return link(name, [*objects, emulator or build_emulator()])
+    return link(f"{name}.so", [*objects, emulator or build_emulator()])

@@ -39,7 +39,7 @@ void decode_trap(Modifiers& modifiers, Instruction& instruction) {
 int starting_registers(const Block& block) {
   constexpr int kOfAnSm = 65536, kMost = 255, kUnit = 8;
   const Program& program = *block.cluster.machine.launch->program;
-  if (program.max_registers) return program.max_registers;
+  if (program.max_registers) return std::min(program.max_registers, kMost);
   int threads = int(block.warps.size()) * kLanes;
   for (const std::vector<int>* bounds : {&program.max_threads, &program.required_threads})
     if (!bounds->empty()) {

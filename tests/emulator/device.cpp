@@ -1,48 +1,40 @@
 // Numbers are those of the CUDA C++ Programming Guide, "Compute Capabilities"; errors are those
 // that CUDA returns, as far as its documentation and reports of them say.
-#include "device.h"
-
 #include <algorithm>
-#include <cstdint>
+
+#include "cudart.h"
 
 namespace emulator {
 namespace {
 
 using Sizes = std::array<uint32_t, 3>;
 
-constexpr int kMaxThreads = 1024;
-constexpr Sizes kMaxBlock{1024, 1024, 64}, kMaxGrid{0x7fffffff, 65535, 65535};
 constexpr uint64_t kPortableCluster = 8, kLargestCluster = 16;
 
 uint64_t volume(const Sizes& sizes) { return uint64_t(sizes[0]) * sizes[1] * sizes[2]; }
 
-bool is_within(const Sizes& sizes, const Sizes& limits) {
+// A directive's sizes, of which the last may be left out.
+Sizes sizes_of(const std::vector<int>& directive) {
+  Sizes sizes{1, 1, 1};
+  std::copy_n(directive.begin(), std::min(directive.size(), sizes.size()), sizes.begin());
+  return sizes;
+}
+
+// `first` is the attribute that limits x; those of y and z follow it.
+bool is_within(const Sizes& sizes, const Device& device, cudaDeviceAttr first) {
   for (int i = 0; i < 3; ++i)
-    if (sizes[i] == 0 || sizes[i] > limits[i]) return false;
+    if (sizes[i] == 0 || sizes[i] > uint32_t(device.at(cudaDeviceAttr(first + i)))) return false;
   return true;
 }
 
-bool is_consumer(const Device& device) {
-  return (device.major == 8 && device.minor != 0) || device.major == 12;
-}
-int threads_per_sm(const Device& device) { return is_consumer(device) ? 1536 : 2048; }
-int most_blocks_per_sm(const Device& device) {
-  if (!is_consumer(device)) return 32;
-  return device.major == 8 && device.minor < 9 ? 16 : 24;
-}
-
-bool names(const std::vector<int>& directive, const Sizes& sizes) {
-  for (size_t i = 0; i < 3; ++i)
-    if (sizes[i] != (i < directive.size() ? uint32_t(directive[i]) : 1)) return false;
-  return true;
-}
+int static_shared(const Program& program) { return int(program.static_shared_end - kSharedBase); }
 
 cudaError_t check_cluster(const Device& device, const KernelLimits& limits, const Launch& launch) {
   const std::vector<int>& required = launch.program->required_cluster;
-  if (!required.empty() && !names(required, launch.cluster)) return cudaErrorInvalidClusterSize;
+  if (!required.empty() && sizes_of(required) != launch.cluster) return cudaErrorInvalidClusterSize;
   const uint64_t blocks = volume(launch.cluster);
   if (blocks == 1) return cudaSuccess;
-  if (device.major < 9) return cudaErrorNotSupported;
+  if (!device.at(cudaDevAttrClusterLaunch)) return cudaErrorNotSupported;
   const uint64_t most = limits.allows_large_clusters ? kLargestCluster : kPortableCluster;
   if (blocks == 0 || blocks > most) return cudaErrorInvalidClusterSize;
   for (int i = 0; i < 3; ++i)
@@ -52,74 +44,62 @@ cudaError_t check_cluster(const Device& device, const KernelLimits& limits, cons
 
 }  // namespace
 
-bool attribute(const Device& device, cudaDeviceAttr attribute, int* value) {
-  const std::map<cudaDeviceAttr, int> values = {
-      {cudaDevAttrComputeCapabilityMajor, device.major},
-      {cudaDevAttrComputeCapabilityMinor, device.minor},
-      {cudaDevAttrMultiProcessorCount, device.sm_count},
-      {cudaDevAttrMaxSharedMemoryPerBlock, kSharedWithoutOptin},
-      {cudaDevAttrMaxSharedMemoryPerBlockOptin, device.shared_optin},
-      {cudaDevAttrMaxSharedMemoryPerMultiprocessor, device.shared_per_sm},
+Device make_device(int major, int minor, int sm_count, int shared_optin, int shared_per_sm) {
+  return {
+      {cudaDevAttrComputeCapabilityMajor, major},
+      {cudaDevAttrComputeCapabilityMinor, minor},
+      {cudaDevAttrMultiProcessorCount, sm_count},
+      {cudaDevAttrMaxSharedMemoryPerBlock, 48 * 1024},
+      {cudaDevAttrMaxSharedMemoryPerBlockOptin, shared_optin},
+      {cudaDevAttrMaxSharedMemoryPerMultiprocessor, shared_per_sm},
       {cudaDevAttrReservedSharedMemoryPerBlock, kSharedBase},
-      {cudaDevAttrMaxThreadsPerMultiProcessor, threads_per_sm(device)},
-      {cudaDevAttrMaxBlocksPerMultiprocessor, most_blocks_per_sm(device)},
-      {cudaDevAttrMaxThreadsPerBlock, kMaxThreads},
+      {cudaDevAttrMaxThreadsPerBlock, 1024},
       {cudaDevAttrWarpSize, kLanes},
-      {cudaDevAttrMaxBlockDimX, kMaxBlock[0]},
-      {cudaDevAttrMaxBlockDimY, kMaxBlock[1]},
-      {cudaDevAttrMaxBlockDimZ, kMaxBlock[2]},
-      {cudaDevAttrMaxGridDimX, kMaxGrid[0]},
-      {cudaDevAttrMaxGridDimY, kMaxGrid[1]},
-      {cudaDevAttrMaxGridDimZ, kMaxGrid[2]},
-      {cudaDevAttrClusterLaunch, device.major >= 9},
+      {cudaDevAttrMaxBlockDimX, 1024},
+      {cudaDevAttrMaxBlockDimY, 1024},
+      {cudaDevAttrMaxBlockDimZ, 64},
+      {cudaDevAttrMaxGridDimX, 0x7fffffff},
+      {cudaDevAttrMaxGridDimY, 65535},
+      {cudaDevAttrMaxGridDimZ, 65535},
+      {cudaDevAttrClusterLaunch, major >= 9},
   };
-  const auto found = values.find(attribute);
-  if (found != values.end()) *value = found->second;
-  return found != values.end();
 }
 
-int static_shared(const Program& program) { return int(program.static_shared_end - kSharedBase); }
-
-int max_dynamic_shared(const Program& program, const KernelLimits& limits) {
-  const int otherwise = std::max(kSharedWithoutOptin - static_shared(program), 0);
-  return limits.dynamic_shared < 0 ? otherwise : limits.dynamic_shared;
-}
-
-int max_threads(const Program& program) {
-  int threads = kMaxThreads;
-  for (const auto& directive : {program.max_threads, program.required_threads}) {
-    int product = 1;
-    for (int size : directive) product *= size;
-    if (!directive.empty()) threads = std::min(threads, product);
+cudaError_t set_limit(const Device& device, const Program& program, KernelLimits& limits,
+                      cudaFuncAttribute attribute, int value) {
+  switch (attribute) {
+    case cudaFuncAttributeMaxDynamicSharedMemorySize: {
+      const int most = device.at(cudaDevAttrMaxSharedMemoryPerBlockOptin) - static_shared(program);
+      if (value < 0 || value > most) return cudaErrorInvalidValue;
+      limits.dynamic_shared = value;
+      return cudaSuccess;
+    }
+    case cudaFuncAttributeNonPortableClusterSizeAllowed:
+      limits.allows_large_clusters = value != 0;
+      return cudaSuccess;
+    case cudaFuncAttributePreferredSharedMemoryCarveout:  // a hint
+      return cudaSuccess;
+    default:
+      return cudaErrorNotSupported;
   }
-  return threads;
 }
 
-cudaError_t check_launch(const Device& device, const KernelLimits& limits, const Launch& launch,
-                         size_t dynamic_shared) {
+cudaError_t check_launch(const Device& device, const KernelLimits& limits, const Launch& launch) {
   const Program& program = *launch.program;
-  if (!is_within(launch.grid, kMaxGrid) || !is_within(launch.block, kMaxBlock) ||
-      volume(launch.block) > kMaxThreads)
+  const uint64_t threads = volume(launch.block);
+  if (!is_within(launch.grid, device, cudaDevAttrMaxGridDimX) ||
+      !is_within(launch.block, device, cudaDevAttrMaxBlockDimX) ||
+      threads > uint64_t(device.at(cudaDevAttrMaxThreadsPerBlock)))
     return cudaErrorInvalidConfiguration;
-  if (volume(launch.block) > uint64_t(max_threads(program))) return cudaErrorInvalidValue;
-  if (!program.required_threads.empty() && !names(program.required_threads, launch.block))
+  if (!program.max_threads.empty() && threads > volume(sizes_of(program.max_threads)))
     return cudaErrorInvalidValue;
-  if (dynamic_shared > size_t(max_dynamic_shared(program, limits))) return cudaErrorInvalidValue;
+  if (!program.required_threads.empty() && sizes_of(program.required_threads) != launch.block)
+    return cudaErrorInvalidValue;
+  int most_shared = limits.dynamic_shared;
+  if (most_shared < 0)
+    most_shared = device.at(cudaDevAttrMaxSharedMemoryPerBlock) - static_shared(program);
+  if (launch.dynamic_shared > uint32_t(std::max(most_shared, 0))) return cudaErrorInvalidValue;
   return check_cluster(device, limits, launch);
-}
-
-int blocks_per_sm(const Device& device, const Program& program, int threads,
-                  size_t dynamic_shared) {
-  const int warps = (threads + kLanes - 1) / kLanes;
-  const size_t shared = program.static_shared_end + dynamic_shared;
-  const int by_shared = int(device.shared_per_sm / shared);
-  return std::min(
-      {threads_per_sm(device) / (warps * kLanes), by_shared, most_blocks_per_sm(device)});
-}
-
-size_t parameter_bytes(const Program& program, size_t index) {
-  const Variable& parameter = program.parameters[index];
-  return size_t(bytes_of(parameter.type)) * parameter.vector * parameter.elements;
 }
 
 }  // namespace emulator

@@ -35,16 +35,10 @@ void take_hints(Modifiers& modifiers) {
 
 bool is_signed(const std::string& type) { return type[0] == 's'; }
 
-// Of an address operand and a lane.
-uint64_t address_of(Warp& warp, const Operand& operand, int lane) {
-  return (operand.slot < 0 ? 0 : warp.lanes(operand)[lane]) + operand.offset;
-}
-
 struct Addresses {
   std::array<uint64_t, kLanes> of;
 
   Addresses(Warp& warp, Space space, const Operand& operand) {
-    if (operand.kind != Operand::Kind::kAddress) fail("needs an address in brackets");
     const bool narrow = space == Space::kShared;  // shared addresses have 32 bits
     for_lanes(warp.active, [&](int lane) {
       const uint64_t address = address_of(warp, operand, lane);

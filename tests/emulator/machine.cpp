@@ -18,8 +18,34 @@ std::array<uint32_t, 3> index_in(uint64_t number, const std::array<uint32_t, 3>&
           uint32_t(number / sizes[0] / sizes[1])};
 }
 
+// At the most 2^64 - 1.
 uint64_t product_of(const std::array<uint32_t, 3>& sizes) {
-  return uint64_t(sizes[0]) * sizes[1] * sizes[2];
+  uint64_t product = uint64_t(sizes[0]) * sizes[1];
+  return __builtin_mul_overflow(product, uint64_t(sizes[2]), &product) ? UINT64_MAX : product;
+}
+
+// Fails where no GPU could launch it, or where it would need more memory than a test should.
+void check_sizes(const Launch& launch) {
+  constexpr uint64_t kThreads = 1024, kBlocks = 16, kClusters = 1 << 24;
+  constexpr uint64_t kShared = 228 << 10, kCluster = 1 << 30;  // bytes
+  const Program& program = *launch.program;
+  const uint64_t threads = product_of(launch.block), blocks = product_of(launch.cluster);
+  if (threads == 0 || threads > kThreads) fail("a block must have 1 to 1024 threads");
+  if (blocks == 0 || blocks > kBlocks) fail("a cluster must have 1 to 16 blocks");
+  std::array<uint32_t, 3> clusters;
+  for (int i = 0; i < 3; ++i) {
+    if (launch.grid[i] == 0 || launch.grid[i] % launch.cluster[i])
+      fail("a grid must be a whole number of clusters, and not empty");
+    clusters[i] = launch.grid[i] / launch.cluster[i];
+  }
+  if (product_of(clusters) > kClusters) fail("the grid is too big to be emulated");
+  const uint64_t shared = uint64_t(program.static_shared_end) + launch.dynamic_shared;
+  if (shared > kShared)
+    fail(std::to_string(shared) + " bytes of shared memory, where no GPU has more than " +
+         std::to_string(kShared));
+  const uint64_t lane = 8 * uint64_t(program.slots) + program.local_bytes + program.frame_bytes;
+  if (lane * threads * blocks > kCluster)
+    fail("a cluster has more registers and local memory than can be emulated");
 }
 
 std::string hang_report(const std::vector<std::unique_ptr<Cluster>>& resident) {
@@ -98,14 +124,9 @@ Machine::Machine(const Options& options) : options(options), dice(options.seed) 
 void Machine::run(const Launch& to_run) {
   launch = &to_run;
   const Program& program = *to_run.program;
-  const uint64_t threads = product_of(to_run.block);
-  if (threads == 0 || threads > 1024) fail("a block must have 1 to 1024 threads");
+  check_sizes(to_run);
   std::array<uint32_t, 3> clusters;
-  for (int i = 0; i < 3; ++i) {
-    if (to_run.cluster[i] == 0 || to_run.grid[i] == 0 || to_run.grid[i] % to_run.cluster[i])
-      fail("a grid must be a whole number of clusters, and not empty");
-    clusters[i] = to_run.grid[i] / to_run.cluster[i];
-  }
+  for (int i = 0; i < 3; ++i) clusters[i] = to_run.grid[i] / to_run.cluster[i];
   if (to_run.parameters.size() != size_t(program.parameter_bytes))
     fail("the kernel takes " + std::to_string(program.parameter_bytes) +
          " bytes of parameters, got " + std::to_string(to_run.parameters.size()));

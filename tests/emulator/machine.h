@@ -12,6 +12,7 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "clock.h"
@@ -159,8 +160,9 @@ class Warp {
   void drop(const Split& split);
 };
 
-struct Barrier {  // bar, barrier: one of a block's sixteen, or a cluster's
-  uint32_t expected = 0, arrived = 0;
+struct Barrier {                       // bar, barrier: one of a block's sixteen, or a cluster's
+  uint32_t expected = 0, arrived = 0;  // threads
+  bool for_all = false;                // expects all threads that have not exited
   uint64_t generation = 0;
   uint32_t votes = 0, denials = 0;  // of bar.red: threads whose predicate held, and did not
   uint32_t released_votes = 0, released_denials = 0;
@@ -219,6 +221,9 @@ struct Launch {
   std::vector<uint8_t> parameters;  // as the program lays them out
 };
 
+// Lanes of a warp have exited: barriers for all threads wait for them no more. (barrier.cpp)
+void leave_barriers(Warp& warp, uint32_t lanes);
+
 // "PTX line 7 (k.cu:3): add.s32 ..", of the program's instruction.
 std::string described(const Program& program, const Instruction& instruction);
 
@@ -258,18 +263,25 @@ struct Machine {
   std::map<std::tuple<std::string, int, std::string>, Traffic> traffic;  // by file, line, kind
 };
 
-// A register's raw bits as a value of T, and back.
+// A register's raw bits as a value of T, and back: through the unsigned integer of its size, which
+// g++ vectorizes. Of a predicate only the lowest bit counts.
+template <typename T>
+using BitsOf =
+    std::conditional_t<sizeof(T) == 1, uint8_t,
+                       std::conditional_t<sizeof(T) == 2, uint16_t,
+                                          std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>>>;
 template <typename T>
 T as(uint64_t bits) {
+  const BitsOf<T> word = BitsOf<T>(std::is_same_v<T, bool> ? bits & 1 : bits);
   T value;
-  std::memcpy(&value, &bits, sizeof(T));
+  std::memcpy(&value, &word, sizeof(T));
   return value;
 }
 template <typename T>
 uint64_t bits_of(T value) {
-  uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof(T));
-  return bits;
+  BitsOf<T> word;
+  std::memcpy(&word, &value, sizeof(T));
+  return word;
 }
 
 }  // namespace emulator

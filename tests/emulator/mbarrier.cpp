@@ -14,9 +14,8 @@ constexpr uint32_t kBytes = 8;
 constexpr double kFalseNo = 0.1;
 
 SharedPlace place_of(Warp& warp, const Operand& operand, int lane) {
-  if (operand.kind != Operand::Kind::kAddress) fail("needs an address in brackets");
-  const uint64_t base = operand.slot < 0 ? 0 : warp.lanes(operand)[lane];
-  const SharedPlace place = shared_place(warp, lane, base + operand.offset, kBytes, kBytes);
+  const SharedPlace place =
+      shared_place(warp, lane, address_of(warp, operand, lane), kBytes, kBytes);
   visit(warp, place);
   return place;
 }

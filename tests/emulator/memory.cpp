@@ -207,7 +207,8 @@ void count_shared(Warp& warp, const uint64_t* addresses, uint32_t mask, uint32_t
     int most = 0;
     for (int lane = first; lane < first + together; ++lane) {
       if (!(mask >> lane & 1)) continue;
-      for (uint64_t word = addresses[lane] / kWord; word * kWord < addresses[lane] + size; ++word) {
+      for (uint64_t i = 0; i * kWord < addresses[lane] % kWord + size; ++i) {
+        const uint64_t word = addresses[lane] / kWord + i;
         auto& of_bank = words[word % kBanks];
         int& known = count[word % kBanks];
         if (std::find(of_bank.begin(), of_bank.begin() + known, word) == of_bank.begin() + known &&
@@ -228,9 +229,8 @@ void count_global(Warp& warp, const uint64_t* addresses, uint32_t mask, uint32_t
   traffic.bytes += uint64_t(size) * __builtin_popcount(mask);
   std::vector<uint64_t> sectors;
   for_lanes(mask, [&](int lane) {
-    for (uint64_t sector = addresses[lane] / kSector; sector * kSector < addresses[lane] + size;
-         ++sector)
-      sectors.push_back(sector);
+    for (uint64_t i = 0; i * kSector < addresses[lane] % kSector + size; ++i)
+      sectors.push_back(addresses[lane] / kSector + i);
   });
   std::sort(sectors.begin(), sectors.end());
   traffic.sectors += std::unique(sectors.begin(), sectors.end()) - sectors.begin();

@@ -24,6 +24,12 @@ struct SharedPlace {
   uint32_t offset;
 };
 
+// What an operand in brackets names, for a lane.
+inline uint64_t address_of(Warp& warp, const Operand& operand, int lane) {
+  if (operand.kind != Operand::Kind::kAddress) warp.fail("needs an address in brackets", lane);
+  return (operand.slot < 0 ? 0 : warp.lanes(operand)[lane]) + operand.offset;
+}
+
 // Each checks that the `size` bytes at `address` (relative to its space, as an instruction with
 // that space takes it) are there for the lane, aligned to `alignment`, and free of races; fails
 // through warp.fail otherwise.

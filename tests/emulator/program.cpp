@@ -212,6 +212,8 @@ class Builder {
       program_.parameters.push_back(parameter);
       program_.parameter_offsets.push_back(int(at));
       bind(parameter.name, {Binding::Kind::kAddress, -1, 0, at, -1});
+      constexpr uint64_t kMost = 32764;  // bytes (CUDA C++ Programming Guide, "Kernel parameters")
+      if (end > kMost) fail("takes more than " + std::to_string(kMost) + " bytes of parameters");
     }
     program_.parameter_bytes = int(end);
   }
@@ -241,7 +243,7 @@ class Builder {
       program_.frame_bytes = int(check_size(end, variable));
     } else {
       const uint64_t slack = variable.alignment ? variable.alignment : 16;
-      check_size(size_of(variable) + slack, variable);
+      global_bytes_ = check_size(global_bytes_ + size_of(variable) + slack, variable);
       auto data = std::make_shared<std::vector<uint8_t>>(size_of(variable) + slack);
       const uint64_t at = align(reinterpret_cast<uint64_t>(data->data()), slack);
       if (variable.initial.size() > size_of(variable)) fail(variable.name + " is filled too full");
@@ -461,6 +463,8 @@ class Builder {
   }
 
   void emit(const Node& node) {
+    constexpr size_t kMost = 1 << 18;  // as few lines become where functions call each other twice
+    if (program_.code.size() >= kMost) fail("is one instruction too many");
     Instruction instruction;
     instruction.text = text_of(node);
     instruction.at = node.at;
@@ -474,6 +478,7 @@ class Builder {
       else
         instruction.operands.push_back(operand(term));
     }
+    if (!node.terms.empty() && writes_first(node.name)) check_destination(node.terms[0]);
     Modifiers modifiers(node.name);
     const auto decoder = decoders().find(modifiers.base());
     if (decoder == decoders().end()) fail("an instruction that the emulator does not know");
@@ -485,6 +490,27 @@ class Builder {
         instruction.reads_clock |= operand.slot == clock.slot;
     instruction.is_wgmma = node.name.rfind("wgmma.mma_async", 0) == 0;
     program_.code.push_back(std::move(instruction));
+  }
+
+  // Whether an instruction's first operand is where its result goes, unless it is an address.
+  static bool writes_first(const std::string& opcode) {
+    for (const char* const reduces : {"bar.red", "bar.cta.red", "barrier.red", "barrier.cta.red"})
+      if (opcode.rfind(reduces, 0) == 0) return true;
+    static const std::set<std::string> others = {
+        "bar", "barrier", "bra", "cp", "nanosleep", "setmaxnreg", "trap", "brkpt"};
+    if (opcode.rfind("wgmma.wait_group", 0) == 0) return false;
+    return !others.count(opcode.substr(0, opcode.find('.')));
+  }
+
+  void check_destination(const Term& term) {
+    if (term.kind == Term::Kind::kNumber) fail("writes a constant");
+    if (term.kind == Term::Kind::kAddress) return;
+    for (const Term& part : term.parts) check_destination(part);
+    if (term.kind != Term::Kind::kName || term.name == "_") return;
+    const Binding* binding = find(term.name);
+    if (!binding) binding = find_in_family(term.name);
+    if (!binding || binding->kind != Binding::Kind::kRegister)
+      fail("writes a constant: '" + term.name + "' is no register");
   }
 
   void resolve_labels() {
@@ -589,6 +615,7 @@ class Builder {
   std::unordered_map<std::string, int> special_slots_;
   std::vector<int> label_positions_;
   std::vector<int> dynamic_slots_;
+  uint64_t global_bytes_ = 0;
   int dynamic_alignment_ = 0, call_depth_ = 0;
 };
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from .exact import (
     BOOL,
-    FLOATS,
     INTS,
     MODES,
     UNORDERED,
@@ -127,18 +126,16 @@ def integers():
         yield op(f"clz.{t}", "u32", t, INTEGER + "clz", lambda a, w=w: w - a.bit_length())
         yield op(f"brev.{t}", t, t, INTEGER + "brev", lambda a, w=w: int(f"{a:0{w}b}"[::-1], 2))
 
-    def dot(a, b, c, kinds, at, step):
-        """c + Σ a_k b_k, over the parts of a and as many bytes of b."""
-        bits = 32 // step
-        xs = [read(a >> bits * k & ((1 << bits) - 1), f"{kinds[0]}{bits}") for k in range(step)]
-        return c + sum(x * read(b >> 8 * (at + k), f"{kinds[1]}8") for k, x in enumerate(xs))
+    def dot(a, b, c, kinds):
+        """c + Σ a_k b_k, over the bytes of a and b."""
+        return c + sum(
+            read(a >> 8 * k, f"{kinds[0]}8") * read(b >> 8 * k, f"{kinds[1]}8") for k in range(4)
+        )
 
     for ta, tb in product("us", "us"):
         tc = "u32" if ta + tb == "uu" else "s32"
-        for name, at, step in (("dp4a", 0, 4), ("dp2a.lo", 0, 2), ("dp2a.hi", 2, 2)):
-            f = partial(dot, kinds=ta + tb, at=at, step=step)
-            section = INTEGER + name[:4]
-            yield op(f"{name}.{ta}32.{tb}32", tc, f"b32 b32 {tc}", section, f)
+        f = partial(dot, kinds=ta + tb)
+        yield op(f"dp4a.{ta}32.{tb}32", tc, f"b32 b32 {tc}", INTEGER + "dp4a", f)
 
 
 LOGIC = "Logic and Shift Instructions: "
@@ -177,36 +174,18 @@ def logic():
 
         yield op("lop3.b32", "b32", "b32 b32 b32", LOGIC + "lop3", look,
                  f", {table}", suffix=f" {table:#04x}")  # fmt: skip
-    for name in ("and", "or"):
-        f = lambda a, b, c, q, name=name: ((d := a & b & c), BOOL[name](int(d != 0), q))
-        body = f"lop3.{name}.b32 o0|o1, i0, i1, i2, 0x80, i3;"
-        yield op(f"lop3.{name}.b32", "b32 pred", "b32 b32 b32 pred", LOGIC + "lop3", f,
-                 body=body, arch="sm_80")  # fmt: skip
 
     move = "Data Movement and Conversion Instructions: "
 
-    def permute(a, b, c, mode):
+    def permute(a, b, c):
         source = (b << 32 | a).to_bytes(8, "little")
-        if not mode:
-            picks = [c >> 4 * k & 15 for k in range(4)]
-            return sum(
-                (255 * (source[p & 7] >> 7) if p & 8 else source[p & 7]) << 8 * k
-                for k, p in enumerate(picks)
-            )
-        s = c & 3
-        picks = {
-            "f4e": [s + k for k in range(4)],
-            "b4e": [(s - k) % 8 for k in range(4)],
-            "rc8": [s] * 4,
-            "ecl": [max(s, k) for k in range(4)],
-            "ecr": [min(s, k) for k in range(4)],
-            "rc16": [(s & 1) * 2 + (k & 1) for k in range(4)],
-        }[mode]
-        return sum(source[p] << 8 * k for k, p in enumerate(picks))
+        picks = [c >> 4 * k & 15 for k in range(4)]
+        return sum(
+            (255 * (source[p & 7] >> 7) if p & 8 else source[p & 7]) << 8 * k
+            for k, p in enumerate(picks)
+        )
 
-    for mode in ("", "f4e", "b4e", "rc8", "ecl", "ecr", "rc16"):
-        name = "prmt.b32" + ("." + mode if mode else "")
-        yield op(name, "b32", "b32 b32 b32", move + "prmt", partial(permute, mode=mode))
+    yield op("prmt.b32", "b32", "b32 b32 b32", move + "prmt", permute)
     for whole, piece, n in (("b32", "b16", 2), ("b64", "b16", 4), ("b64", "b32", 2)):
         w = width(piece)
         join = lambda *x, w=w: sum(v << w * k for k, v in enumerate(x))
@@ -299,22 +278,6 @@ def floats():
             section = (HALF if "f16" in t else FLOAT) + n
             yield op(name, last, f"{last} {last}", section, extremum(name), arch=arch,
                      canonical_nan=strict)  # fmt: skip
-    for t in ("f32", "f64"):
-        top = 1 << width(t) - 1
-        f = lambda a, b, top=top: b & ~top | a & top
-        yield op(f"copysign.{t}", t, f"{t} {t}", FLOAT + "copysign", f)
-        e, m = FLOATS[t]
-        for name in ("finite", "infinite", "number", "notanumber", "normal", "subnormal"):
-
-            def test(a, name=name, t=t):
-                x, least = decode(a, t)[1], Fraction(2) ** (2 - (1 << FLOATS[t][0] - 1))
-                return {
-                    "finite": x < math.inf, "infinite": x == math.inf, "number": x == x,
-                    "notanumber": x != x, "normal": x == 0 or least <= x < math.inf,
-                    "subnormal": 0 < x < least,
-                }[name]  # fmt: skip
-
-            yield op(f"testp.{name}.{t}", "pred", t, FLOAT + "testp", test)
 
 
 def approximations():
@@ -496,9 +459,3 @@ def conversions():
         name = f"cvt.rn{relu}.f16x2.{d}"
         g = lambda a, n=name: between(n)(a >> 8) << 16 | between(n)(a & 0xFF)
         yield op(name, "f16x2", d, CONVERT, g, arch="sm_89", signed_zero=not relu)
-    for t in ("s16", "u16"):
-        g = lambda a, b, t=t: clamp(b, t) & 0xFFFF | clamp(a, t) << 16
-        yield op(f"cvt.pack.sat.{t}.s32", "b32", "s32 s32", CONVERT + ".pack", g)
-    for t in ("s8", "u8"):
-        g = lambda a, b, c, t=t: clamp(b, t) & 255 | (clamp(a, t) & 255) << 8 | c << 16
-        yield op(f"cvt.pack.sat.{t}.s32.b32", "b32", "s32 s32 b32", CONVERT + ".pack", g)

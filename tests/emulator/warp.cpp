@@ -5,7 +5,6 @@
 #include <cstdio>
 
 #include "async.h"
-#include "bulk_copy.h"
 #include "machine.h"
 #include "wgmma.h"
 
@@ -258,6 +257,7 @@ void Warp::exit_lanes() {
     }
   });
   live &= ~active;
+  leave_barriers(*this, active);
   if (live == 0) check_exit();
   const uint32_t gone = active;
   for (Join& join : joins) {

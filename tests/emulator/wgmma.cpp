@@ -8,159 +8,113 @@
 // waiting for them a warp has synchronised with what all four warps read through them.
 #include "wgmma.h"
 
-#include <algorithm>
-#include <array>
-#include <cstdint>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <deque>
 #include <memory>
-#include <optional>
-#include <string>
 #include <utility>
-#include <vector>
 
 #include "async.h"
-#include "machine.h"
-#include "program.h"
 #include "tensor_core.h"
 
 namespace emulator {
 namespace {
 
 constexpr int kWarps = 4, kRows = 64, kRowsOfWarp = 16;
-constexpr int kARegisters = 4;   // of a lane, whatever the type: a row has 32 bytes of A
-constexpr uint32_t kChunk = 16;  // bytes that swizzling keeps together
+constexpr int kRowBytes = 32;               // of A, whatever the type
+constexpr int kARegisters = kRowBytes / 8;  // of a lane: four have a row, and each has two rows
+constexpr uint32_t kChunk = 16;             // bytes that swizzling keeps together
 
 struct Wgmma {
   Product product;
-  int n;
-  std::vector<int> d, a;  // registers; none of A where it lies in shared memory
+  int n = 0;
+  std::vector<int> d, a;    // registers; none of A where it lies in shared memory
+  std::vector<int> inputs;  // the registers that are read only: A and metadata
   // Positions among the operands, or -1.
   int metadata = -1, scale_d = -1, scale_a = -1, scale_b = -1, major_a = -1, major_b = -1;
 
   bool has_accumulators_of(const Wgmma& other) const {
     return d == other.d && n == other.n && product.k == other.product.k &&
-           product.accumulator == other.product.accumulator;
+           product.is_integer() == other.product.is_integer();
   }
 };
 
-// "Matrix descriptor format". The canonical layouts have 16-byte chunks in lines: along k in rows
-// of A or columns of B (K-major), or along these for each k (MN-major). A line is cut into spans
-// that are as wide as the swizzle; eight lines' spans lie one after the other.
+// A matrix in shared memory, whose rows are those of A or the columns of B: 16-byte chunks in
+// lines, along k (K-major) or along the rows for each k (MN-major).
 struct Tile {
-  uint32_t start = 0;
-  uint32_t leading = 0, stride = 0;  // bytes from a span to the next, and to that eight lines below
-  uint32_t span = 1;                 // chunks
   bool is_mn_major = false;
-  int lines = 0, chunks = 0;  // of a line
+  int lines = 1;
+  std::vector<uint32_t> chunks;  // their addresses, line by line
+};
 
-  uint32_t address(uint32_t line, uint32_t chunk) const {
-    const uint32_t linear = start + line / 8 * stride + line % 8 * span * kChunk +
+// "Matrix descriptor format". Of the canonical layouts a line is cut into spans that are as wide as
+// the swizzle; eight lines' spans lie one after the other. Adds the bytes of the tile to `reads`.
+Tile tile_of(Warp& warp, uint64_t descriptor, bool is_mn_major, int rows, int columns,
+             const ElementType& type, std::vector<SharedRange>& reads) {
+  constexpr uint32_t kSpans[] = {1, 8, 4, 2};  // unswizzled, and swizzles of 128, 64 and 32 bytes
+  const auto bytes = [&](int shift) { return uint32_t(descriptor >> shift & 0x3fff) << 4; };
+  const uint32_t span = kSpans[descriptor >> 62];  // chunks
+  // Bytes from a span to the next, and to that eight lines below. "Strides": without swizzling,
+  // MN-major has them the other way round.
+  uint32_t leading = bytes(16), stride = bytes(32);
+  if (is_mn_major && span == 1) std::swap(leading, stride);
+  Tile tile{is_mn_major, is_mn_major ? columns : rows, {}};
+  const uint32_t width = (is_mn_major ? rows : columns) * type.bits / 8 / kChunk;
+  if (descriptor >> 49 & 7) warp.fail("the emulator has no base offset in a matrix descriptor");
+  if (!is_mn_major && span > 1 && width > span)
+    warp.fail("a K-major matrix is wider than the swizzle of its descriptor");
+  for (uint32_t i = 0; i < tile.lines * width; ++i) {
+    const uint32_t line = i / width, chunk = i % width;
+    const uint32_t linear = bytes(0) + line / 8 * stride + line % 8 * span * kChunk +
                             chunk / span * leading + chunk % span * kChunk;
     // Swizzling is of the address, not of the offset in the tile: each 128 bytes permute their
     // chunks differently.
-    return linear ^ (linear / 128 % span * kChunk);
-  }
-
-  template <typename F>
-  void for_chunks(F&& f) const {
-    for (int line = 0; line < lines; ++line)
-      for (int chunk = 0; chunk < chunks; ++chunk) f(address(line, chunk), line, chunk);
-  }
-};
-
-Tile tile_of(Warp& warp, uint64_t descriptor, bool is_mn_major, int rows, int columns,
-             const ElementType& type) {
-  constexpr uint32_t kSpans[] = {1, 8, 4, 2};  // unswizzled, and swizzles of 128, 64 and 32 bytes
-  const auto bytes = [&](int shift) { return uint32_t(descriptor >> shift & 0x3fff) << 4; };
-  Tile tile;
-  tile.start = bytes(0);
-  tile.leading = bytes(16);
-  tile.stride = bytes(32);
-  tile.span = kSpans[descriptor >> 62];
-  tile.is_mn_major = is_mn_major;
-  // "Strides": without swizzling, MN-major has them the other way round.
-  if (is_mn_major && tile.span == 1) std::swap(tile.leading, tile.stride);
-  tile.lines = is_mn_major ? columns : rows;
-  tile.chunks = (is_mn_major ? rows : columns) * type.bits / 8 / int(kChunk);
-  if (descriptor >> 49 & 7) warp.fail("the emulator has no base offset in a matrix descriptor");
-  if (!is_mn_major && tile.span > 1 && tile.chunks > int(tile.span))
-    warp.fail("a K-major matrix is wider than the swizzle of its descriptor");
-  tile.for_chunks([&](uint32_t address, int, int) {
+    const uint32_t address = linear ^ (linear / 128 % span * kChunk);
     if (address + kChunk > warp.block.shared.size())
       warp.fail("a matrix descriptor leads out of shared memory");
-  });
+    tile.chunks.push_back(address);
+    if (!reads.empty() && reads.back().place.offset + reads.back().size == address)
+      reads.back().size += kChunk;
+    else
+      reads.push_back({{&warp.block, address}, kChunk});
+  }
   return tile;
 }
 
-// The matrix, whose rows are those of A or the columns of B.
 template <typename T>
 Matrix<T> read_tile(const Tile& tile, const uint8_t* memory, const ElementType& type) {
   const int bytes = type.bits / 8, elements = int(kChunk) / bytes;  // of a chunk
-  const int across = tile.chunks * elements;
+  const int width = int(tile.chunks.size()) / tile.lines, across = width * elements;
   Matrix<T> matrix(tile.is_mn_major ? across : tile.lines, tile.is_mn_major ? tile.lines : across);
-  tile.for_chunks([&](uint32_t address, int line, int chunk) {
-    for (int i = 0; i < elements; ++i) {
-      uint64_t bits = 0;
-      std::memcpy(&bits, memory + address + i * bytes, bytes);
-      const int at = chunk * elements + i;
-      (tile.is_mn_major ? matrix[at][line] : matrix[line][at]) = element_value<T>(type, bits);
-    }
-  });
+  for (int i = 0; i < tile.lines * across; ++i) {
+    uint64_t bits = 0;
+    std::memcpy(&bits, memory + tile.chunks[i / elements] + i % elements * bytes, bytes);
+    const int line = i / across, at = i % across;
+    (tile.is_mn_major ? matrix[at][line] : matrix[line][at]) = Matrix<T>::element(type, bits);
+  }
   return matrix;
 }
 
-// The bytes that tiles lie in, in as few ranges as possible.
-std::vector<SharedRange> ranges_of(Block& block, const std::vector<const Tile*>& tiles) {
-  std::vector<uint32_t> chunks;
-  for (const Tile* tile : tiles)
-    tile->for_chunks([&](uint32_t address, int, int) { chunks.push_back(address); });
-  std::sort(chunks.begin(), chunks.end());
-  chunks.erase(std::unique(chunks.begin(), chunks.end()), chunks.end());
-  std::vector<SharedRange> ranges;
-  for (const uint32_t chunk : chunks) {
-    if (!ranges.empty() && ranges.back().place.offset + ranges.back().size == chunk)
-      ranges.back().size += kChunk;
-    else
-      ranges.push_back({{&block, chunk}, kChunk});
-  }
-  return ranges;
-}
-
-// What the warps of a warpgroup must agree on.
-struct Request {
-  const Instruction* instruction = nullptr;
-  uint64_t a = 0, b = 0;    // descriptors
-  bool accumulates = true;  // or D = A * B
-
-  bool operator==(const Request& other) const {
-    return instruction == other.instruction && a == other.a && b == other.b &&
-           accumulates == other.accumulates;
-  }
-};
+// What the warps of a warpgroup must agree on: the descriptors of A, or 0, and of B, and whether D
+// is added to.
+using Agreed = std::array<uint64_t, 3>;
 
 struct Operation {
-  std::shared_ptr<const Wgmma> wgmma;
-  Request request;
+  const Wgmma* wgmma;
+  const Instruction* instruction;
+  Agreed agreed;
   bool negates = false;
   Tile a_tile, b_tile;
   std::vector<SharedRange> reads;
-  // Of each warp, when it has arrived:
-  std::array<Warp*, kWarps> warps{};
-  std::array<std::vector<uint64_t>, kWarps> a;       // the registers
-  std::array<std::vector<uint8_t>, kWarps> columns;  // of a sparse A
+  std::array<Warp*, kWarps> warps{};  // those that have arrived
   int arrived = 0;
 
   AsyncPointer async;                   // once all have arrived
   std::shared_ptr<Operation> previous;  // of the warpgroup, until this one takes effect
   Epoch finished;                       // of the warpgroup's actor, once some warp has waited
 
-  int line() const { return request.instruction->at.line; }
+  int line() const { return instruction->at.line; }
 };
 using OperationPointer = std::shared_ptr<Operation>;
-using Group = std::vector<OperationPointer>;
 
 }  // namespace
 
@@ -174,16 +128,9 @@ struct WgmmaOfWarpgroup {
 
 struct WgmmaOfWarp {
   std::shared_ptr<WgmmaOfWarpgroup> group;
-  uint64_t issued = 0;
-  Group open;
-  std::deque<Group> committed;
-
-  template <typename F>
-  void for_unfinished(F&& f) const {
-    for (const Group& closed : committed)
-      for (const OperationPointer& operation : closed) f(*operation);
-    for (const OperationPointer& operation : open) f(*operation);
-  }
+  uint64_t issued = 0, committed = 0;       // operations
+  std::deque<uint64_t> commits;             // of those not waited for, what was issued then
+  std::deque<OperationPointer> unfinished;  // the last issued, which it has not waited for
 };
 
 namespace {
@@ -203,54 +150,46 @@ WgmmaOfWarp& state_of(Warp& warp) {
   return *warp.wgmma;
 }
 
-std::string of_line(const Operation& operation) {
-  return "the wgmma of line " + std::to_string(operation.line());
-}
+std::string of_line(int line) { return "the wgmma of line " + std::to_string(line); }
 
-// The value of an operand in all lanes.
-uint64_t uniform(Warp& warp, const Operand& operand, uint64_t mask) {
-  const uint64_t* lanes = warp.lanes(operand);
-  for (int lane = 1; lane < kLanes; ++lane)
-    if ((lanes[lane] ^ lanes[0]) & mask)
-      warp.fail("the lanes of the warp give different descriptors or predicates", lane);
-  return lanes[0] & mask;
-}
-
-Request request_of(Warp& warp, const Instruction& at, const Wgmma& wgmma) {
+Agreed agreed_of(Warp& warp, const Instruction& at, const Wgmma& wgmma) {
+  const auto uniform = [&](const Operand& operand, uint64_t mask) {
+    const uint64_t* lanes = warp.lanes(operand);
+    for (int lane = 1; lane < kLanes; ++lane)
+      if ((lanes[lane] ^ lanes[0]) & mask)
+        warp.fail("the lanes of the warp give different descriptors or predicates", lane);
+    return lanes[0] & mask;
+  };
   const Operand& scale_d = at.operands[wgmma.scale_d];
-  Request request;
-  request.instruction = &at;
-  if (wgmma.a.empty()) request.a = uniform(warp, at.operands[1], ~0ull);
-  request.b = uniform(warp, at.operands[2], ~0ull);
-  request.accumulates = (uniform(warp, scale_d, 1) != 0) != scale_d.negated;
-  return request;
+  return {wgmma.a.empty() ? uniform(at.operands[1], ~0ull) : 0, uniform(at.operands[2], ~0ull),
+          uniform(scale_d, 1) ^ uint64_t(scale_d.negated)};
 }
 
-// An operand that is 0 or 1 (of -1 or 1, whether it is -1); false where the form has none.
-bool is_set(Warp& warp, const Instruction& at, int operand, int32_t value) {
-  return operand >= 0 && int32_t(warp.lanes(at.operands[operand])[0]) == value;
-}
-
-OperationPointer operation_of(Warp& warp, const Instruction& at,
-                              const std::shared_ptr<const Wgmma>& wgmma, const Request& request) {
+OperationPointer operation_of(Warp& warp, const Instruction& at, const Wgmma& wgmma,
+                              const Agreed& agreed) {
+  const auto is = [&](int operand, int32_t value) {  // false where the form has no such operand
+    return operand >= 0 && int32_t(warp.lanes(at.operands[operand])[0]) == value;
+  };
+  const Product& product = wgmma.product;
   auto operation = std::make_shared<Operation>();
-  const Product& product = wgmma->product;
-  const bool a_is_mn_major = is_set(warp, at, wgmma->major_a, 1);
-  const bool b_is_mn_major = is_set(warp, at, wgmma->major_b, 1);
-  operation->wgmma = wgmma;
-  operation->request = request;
-  operation->negates = is_set(warp, at, wgmma->scale_a, -1) != is_set(warp, at, wgmma->scale_b, -1);
-  operation->b_tile = tile_of(warp, request.b, b_is_mn_major, wgmma->n, product.k, *product.b);
-  std::vector<const Tile*> tiles{&operation->b_tile};
-  if (wgmma->a.empty()) {
-    operation->a_tile =
-        tile_of(warp, request.a, a_is_mn_major, kRows, product.a_columns(), *product.a);
-    tiles.push_back(&operation->a_tile);
-  }
-  operation->reads = ranges_of(warp.block, tiles);
+  operation->wgmma = &wgmma;
+  operation->instruction = &at;
+  operation->agreed = agreed;
+  operation->negates = is(wgmma.scale_a, -1) != is(wgmma.scale_b, -1);
+  if (wgmma.a.empty())
+    operation->a_tile = tile_of(warp, agreed[0], is(wgmma.major_a, 1), kRows, product.a_columns(),
+                                *product.a, operation->reads);
+  operation->b_tile = tile_of(warp, agreed[1], is(wgmma.major_b, 1), wgmma.n, product.k, *product.b,
+                              operation->reads);
   return operation;
 }
 
+std::vector<uint8_t> columns_of(Warp& warp, const Instruction& at, const Wgmma& wgmma) {
+  return sparse_columns(warp, at.operands[wgmma.metadata], at.operands[wgmma.metadata + 1],
+                        wgmma.product);
+}
+
+// The registers of A are as they were at the issue, for they are busy.
 template <typename T>
 void multiply(Operation& operation) {
   const Wgmma& wgmma = *operation.wgmma;
@@ -260,10 +199,14 @@ void multiply(Operation& operation) {
   Matrix<T> a(kRows, product.a_columns());
   if (wgmma.a.empty()) a = read_tile<T>(operation.a_tile, shared, *product.a);
   std::vector<uint8_t> columns;
-  for (int w = 0; w < kWarps; ++w) {
+  for (Warp* warp : operation.warps) {
+    const int first_row = warp->index % kWarps * kRowsOfWarp;
     for (size_t i = 0; i < wgmma.a.size(); ++i)
-      unpack(&operation.a[w][i * kLanes], int(i), *product.a, kRowsOfWarp / 8, w * kRowsOfWarp, a);
-    columns.insert(columns.end(), operation.columns[w].begin(), operation.columns[w].end());
+      unpack(warp->lanes(wgmma.a[i]), int(i), *product.a, 2, first_row, a);
+    if (product.is_sparse) {
+      const auto more = columns_of(*warp, *operation.instruction, wgmma);
+      columns.insert(columns.end(), more.begin(), more.end());
+    }
   }
   if (product.is_sparse) a = spread(a, columns);
   if (operation.negates)
@@ -273,7 +216,7 @@ void multiply(Operation& operation) {
       uint64_t* d = operation.warps[w]->lanes(wgmma.d[i]);
       for (int lane = 0; lane < kLanes; ++lane)
         d[lane] = accumulate(product, a, b, w * kRowsOfWarp, lane, int(i),
-                             operation.request.accumulates ? d[lane] : 0);
+                             operation.agreed[2] ? d[lane] : 0);
     }
 }
 
@@ -281,133 +224,101 @@ void apply(Operation& operation) {
   // It may accumulate on what the one before it has yet to write.
   if (operation.previous) take_effect(*operation.previous->async);
   operation.previous = nullptr;
-  if (operation.wgmma->product.is_integer())
-    multiply<int16_t>(operation);
-  else
-    multiply<double>(operation);
+  operation.wgmma->product.is_integer() ? multiply<int16_t>(operation)
+                                        : multiply<double>(operation);
 }
 
-void set_busy(Warp& warp, int slot, int line) {
-  warp.busy_count += (line != 0) - (warp.busy[slot] != 0);
-  warp.busy[slot] = line;
-}
-
-// The registers that it reads only.
-std::vector<int> inputs_of(const Operation& operation) {
-  std::vector<int> slots = operation.wgmma->a;
-  if (operation.wgmma->metadata >= 0)
-    slots.push_back(operation.request.instruction->operands[operation.wgmma->metadata].slot);
-  return slots;
-}
-
-void mark_busy(Warp& warp, const Operation& operation) {
-  for (const int slot : inputs_of(operation)) set_busy(warp, slot, -operation.line());
-  for (const int slot : operation.wgmma->d) set_busy(warp, slot, operation.line());
+void mark_busy(Warp& warp) {
+  std::fill(warp.busy.begin(), warp.busy.end(), 0);
+  for (const OperationPointer& operation : warp.wgmma->unfinished) {
+    for (const int slot : operation->wgmma->inputs) warp.busy[slot] = -operation->line();
+    for (const int slot : operation->wgmma->d) warp.busy[slot] = operation->line();
+  }
+  warp.busy_count = int(warp.busy.size() - std::count(warp.busy.begin(), warp.busy.end(), 0));
 }
 
 // "wgmma.fence": only wgmma of one shape may use an accumulator without having been waited for.
-void take_registers(Warp& warp, const WgmmaOfWarp& mine, const Operation& operation) {
-  bool continues = false;
-  mine.for_unfinished([&](const Operation& earlier) {
-    continues |= earlier.wgmma->has_accumulators_of(*operation.wgmma);
-  });
-  for (const int slot : operation.wgmma->d)
+void check_registers(Warp& warp, const Wgmma& wgmma) {
+  const auto& unfinished = warp.wgmma->unfinished;
+  const bool continues = std::any_of(
+      unfinished.begin(), unfinished.end(),
+      [&](const OperationPointer& earlier) { return earlier->wgmma->has_accumulators_of(wgmma); });
+  for (const int slot : wgmma.d)
     if (warp.busy[slot] && !continues)
-      warp.fail("an accumulator is in use by the wgmma of line " +
-                std::to_string(std::abs(warp.busy[slot])) +
+      warp.fail("an accumulator is in use by " + of_line(std::abs(warp.busy[slot])) +
                 ", which has other accumulators or another shape");
-  for (const int slot : inputs_of(operation))
+  for (const int slot : wgmma.inputs)
     if (warp.busy[slot] > 0)
-      warp.fail("a register of A is an accumulator of the wgmma of line " +
-                std::to_string(warp.busy[slot]) + ", which was not waited for");
-  mark_busy(warp, operation);
+      warp.fail("a register of A is an accumulator of " + of_line(warp.busy[slot]) +
+                ", which was not waited for");
 }
 
-void capture_inputs(Warp& warp, const Instruction& at, Operation& operation) {
-  const Wgmma& wgmma = *operation.wgmma;
-  const int w = warp.index % kWarps;
-  operation.warps[w] = &warp;
-  for (const int slot : wgmma.a)
-    operation.a[w].insert(operation.a[w].end(), warp.lanes(slot), warp.lanes(slot) + kLanes);
-  if (wgmma.product.is_sparse) {
-    const int selector = int(warp.lanes(at.operands[wgmma.metadata + 1])[0]);
-    const uint64_t* metadata = warp.lanes(at.operands[wgmma.metadata]);
-    operation.columns[w] = sparse_columns(warp, metadata, selector, wgmma.product);
-  }
-  ++operation.arrived;
-}
-
-void start_operation(Warp& warp, WgmmaOfWarpgroup& group, const OperationPointer& operation) {
-  group.awaiting.pop_front();
-  ++group.started;
-  operation->previous = std::exchange(group.last, operation);
-  AsyncOperation async;
-  async.line = operation->line();
-  async.name = "wgmma";
-  async.cluster = &warp.block.cluster;
-  async.reads = operation->reads;
-  // Not a shared pointer, which would be a cycle: whoever must wait for the operation has one.
-  async.effect = [operation = operation.get()] { apply(*operation); };
-  operation->async = start(warp, std::move(async), /*asynchronous=*/true, kWholeWarp);
-}
-
-void issue(Warp& warp, const Instruction& at, const std::shared_ptr<const Wgmma>& wgmma) {
+void issue(Warp& warp, const Instruction& at, const Wgmma& wgmma) {
   warp.expect_converged();
   if (warp.wgmma_unfenced)
     warp.fail("a register of this wgmma was written since the last wgmma.fence");
   WgmmaOfWarp& mine = state_of(warp);
   WgmmaOfWarpgroup& group = *mine.group;
-  const Request request = request_of(warp, at, *wgmma);
+  const Agreed agreed = agreed_of(warp, at, wgmma);
   const size_t position = mine.issued++ - group.started;
   if (position == group.awaiting.size())
-    group.awaiting.push_back(operation_of(warp, at, wgmma, request));
+    group.awaiting.push_back(operation_of(warp, at, wgmma, agreed));
   const OperationPointer operation = group.awaiting[position];
-  if (!(operation->request == request))
+  if (operation->instruction != &at || operation->agreed != agreed)
     warp.fail(std::string("another warp of the warpgroup has ") +
-              (operation->request.instruction == &at ? "other descriptors or scale-d in "
-                                                     : "in the place of this wgmma ") +
-              of_line(*operation));
-  take_registers(warp, mine, *operation);
-  capture_inputs(warp, at, *operation);
-  mine.open.push_back(operation);
-  if (operation->arrived == kWarps)
-    start_operation(warp, group, operation);
-  else
-    check_async_reads(warp, operation->reads, kWholeWarp);
+              (operation->instruction == &at ? "other descriptors or scale-d in "
+                                             : "in the place of this wgmma ") +
+              of_line(operation->line()));
+  check_registers(warp, wgmma);
+  mine.unfinished.push_back(operation);
+  mark_busy(warp);
+
+  operation->warps[warp.index % kWarps] = &warp;
+  if (wgmma.product.is_sparse) columns_of(warp, at, wgmma);  // fails now if they are wrong
+  if (++operation->arrived < kWarps) return check_async_reads(warp, operation->reads, kWholeWarp);
+
+  group.awaiting.pop_front();
+  ++group.started;
+  operation->previous = std::exchange(group.last, operation);
+  AsyncOperation async;
+  async.name = "wgmma";
+  async.reads = operation->reads;
+  // Not a shared pointer, which would be a cycle: whoever must wait for the operation has one.
+  async.effect = [operation = operation.get()](AsyncOperation&) { apply(*operation); };
+  operation->async = start(warp, std::move(async), /*asynchronous=*/true, kWholeWarp);
 }
 
-// The warp has waited for its oldest `count` groups, all of which were started.
-void finish_groups(Warp& warp, size_t count) {
+// The warp has waited for its oldest `count` operations, all of which were started.
+void finish_oldest(Warp& warp, size_t count) {
   WgmmaOfWarp& mine = *warp.wgmma;
-  WgmmaOfWarpgroup& group = *mine.group;
-  for (; count > 0; --count, mine.committed.pop_front())
-    for (const OperationPointer& operation : mine.committed.front()) {
-      if (operation->finished.actor < 0) {
-        take_effect(*operation->async);
-        operation->finished = {group.actor, ++group.finished};
-        finish(*operation->async, operation->finished, kWholeWarp, /*generic=*/false);
-      }
-      warp.clock.set(operation->finished);
-      for (const int slot : operation->wgmma->d) set_busy(warp, slot, 0);
-      for (const int slot : inputs_of(*operation)) set_busy(warp, slot, 0);
+  for (; count > 0; --count, mine.unfinished.pop_front()) {
+    Operation& operation = *mine.unfinished.front();
+    if (operation.finished.actor < 0) {
+      take_effect(*operation.async);
+      operation.finished = {mine.group->actor, ++mine.group->finished};
+      finish(*operation.async, operation.finished, kWholeWarp, /*generic=*/false);
     }
-  mine.for_unfinished([&](const Operation& operation) { mark_busy(warp, operation); });
+    warp.clock.set(operation.finished);
+  }
+  mark_busy(warp);
 }
 
 void wait_group(Warp& warp, const Instruction& at) {
   warp.expect_converged();
-  const WgmmaOfWarp& mine = state_of(warp);
+  WgmmaOfWarp& mine = state_of(warp);
   const size_t pending = uint32_t(warp.lanes(at.operands[0])[0]);
-  const size_t count = mine.committed.size() - std::min(mine.committed.size(), pending);
-  OperationPointer last;
-  for (size_t i = 0; i < count; ++i)
-    if (!mine.committed[i].empty()) last = mine.committed[i].back();
+  const uint64_t finished = mine.issued - mine.unfinished.size();
+  uint64_t until = finished;
+  for (; mine.commits.size() > pending; mine.commits.pop_front()) until = mine.commits.front();
+  if (until == finished) return;
+  const size_t count = until - finished;
   // Warps issue in one order: when the last operation has started, so have those before it.
-  if (!last || last->async) return finish_groups(warp, count);
+  const OperationPointer last = mine.unfinished[count - 1];
+  if (last->async) return finish_oldest(warp, count);
   Wait wait;
   wait.ready = [last] { return last->async != nullptr; };
-  wait.then = [&warp, count] { finish_groups(warp, count); };
-  wait.what = of_line(*last) + ", which " + std::to_string(last->arrived) +
+  wait.then = [&warp, count] { finish_oldest(warp, count); };
+  wait.what = of_line(last->line()) + ", which " + std::to_string(last->arrived) +
               " of the 4 warps of the warpgroup have issued";
   warp.block_on(std::move(wait));
 }
@@ -415,7 +326,7 @@ void wait_group(Warp& warp, const Instruction& at) {
 void commit_group(Warp& warp, const Instruction&) {
   warp.expect_converged();
   WgmmaOfWarp& mine = state_of(warp);
-  mine.committed.push_back(std::exchange(mine.open, {}));
+  mine.commits.push_back(mine.committed = mine.issued);
 }
 
 void fence(Warp& warp, const Instruction&) {
@@ -423,52 +334,42 @@ void fence(Warp& warp, const Instruction&) {
   warp.wgmma_unfenced = false;
 }
 
-// "Register Fragments and Shared Memory Matrix Layouts": 32 bytes of k, twice that if A is sparse;
-// integers leave out odd multiples of 8 beyond 24.
-bool has_shape(const std::string& shape, Wgmma& wgmma) {
-  Product& product = wgmma.product;
-  char rest;
-  if (std::sscanf(shape.c_str(), "m64n%dk%d%c", &wgmma.n, &product.k, &rest) != 2) return false;
-  const int step = product.is_integer() && wgmma.n > 24 ? 16 : 8;
-  const bool has_sparse = product.a->family != Family::kTf32;
-  return wgmma.n >= 8 && wgmma.n <= 256 && wgmma.n % step == 0 &&
-         product.a_columns() * product.a->bits == 32 * 8 && (has_sparse || !product.is_sparse);
-}
-
 void decode_mma_async(Modifiers& modifiers, Instruction& instruction) {
-  auto wgmma = std::make_shared<Wgmma>();
-  const bool is_sparse = modifiers.take("sp");
-  const bool saturates = modifiers.take("satfinite");
-  const std::string shape = modifiers.take_next(), d = modifiers.take_next(),
-                    a = modifiers.take_next(), b = modifiers.take_next();
-  const std::optional<Product> product = product_of(d, a, b);
-  if (!product) fail("the emulator has no wgmma of these types");
-  wgmma->product = *product;
-  wgmma->product.is_sparse = is_sparse;
-  wgmma->product.saturates = saturates;
-  if (!has_shape(shape, *wgmma) || (saturates && !product->is_integer()))
+  Wgmma wgmma;
+  const bool is_sparse = modifiers.take("sp"), saturates = modifiers.take("satfinite");
+  const std::string shape = modifiers.take_next();
+  int k = 0;
+  char rest;
+  const bool has_64_rows = std::sscanf(shape.c_str(), "m64n%dk%d%c", &wgmma.n, &k, &rest) == 2;
+  Product& product = wgmma.product = take_product(modifiers, k);
+  product.is_sparse = is_sparse;
+  product.saturates = saturates;
+  // "Register Fragments and Shared Memory Matrix Layouts": 32 bytes of k, twice that if A is
+  // sparse; integers leave out odd multiples of 8 beyond 24.
+  const int n = wgmma.n, step = product.is_integer() && n > 24 ? 16 : 8;
+  if (!has_64_rows || n < 8 || n > 256 || n % step || product.row_bytes() != kRowBytes ||
+      (is_sparse && product.a->family == Family::kTf32) || (saturates && !product.is_integer()))
     fail("the emulator has no wgmma of this shape and these types");
 
   // d, a, b, metadata and selector, scale-d, imm-scale-a and -b, imm-trans-a and -b
   expect_operands(instruction, 4, 10);
-  const Family family = product->a->family;
   const bool a_is_shared = instruction.operands[1].kind != Operand::Kind::kVector;
   int next = 3;
-  if (is_sparse) wgmma->metadata = std::exchange(next, next + 2);
-  wgmma->scale_d = next++;
-  if (!product->is_integer()) {
-    wgmma->scale_a = next++;
-    wgmma->scale_b = next++;
+  if (is_sparse) wgmma.metadata = std::exchange(next, next + 2);
+  wgmma.scale_d = next++;
+  if (!product.is_integer()) {
+    wgmma.scale_a = next++;
+    wgmma.scale_b = next++;
   }
-  if (family == Family::kF16 || family == Family::kBf16) {
-    if (a_is_shared) wgmma->major_a = next++;
-    wgmma->major_b = next++;
+  if (product.a->bits == 16) {
+    if (a_is_shared) wgmma.major_a = next++;
+    wgmma.major_b = next++;
   }
   expect_operands(instruction, next, next);
-  wgmma->d = registers_of(instruction, 0, wgmma->n / 2 / product->packed_sums());
-  if (!a_is_shared) wgmma->a = registers_of(instruction, 1, kARegisters);
-  instruction.run = [wgmma = std::shared_ptr<const Wgmma>(wgmma)](
-                        Warp& warp, const Instruction& at) { issue(warp, at, wgmma); };
+  wgmma.d = registers_of(instruction, 0, n / 2 / product.packed_sums());
+  if (!a_is_shared) wgmma.a = wgmma.inputs = registers_of(instruction, 1, kARegisters);
+  if (is_sparse) wgmma.inputs.push_back(instruction.operands[wgmma.metadata].slot);
+  instruction.run = [wgmma](Warp& warp, const Instruction& at) { issue(warp, at, wgmma); };
 }
 
 void decode_wgmma(Modifiers& modifiers, Instruction& instruction) {
@@ -483,13 +384,12 @@ void decode_wgmma(Modifiers& modifiers, Instruction& instruction) {
 }  // namespace
 
 std::string unfinished_wgmma(const Warp& warp) {
-  if (!warp.wgmma) return "";
-  std::string left;
-  warp.wgmma->for_unfinished([&](const Operation& operation) {
-    if (left.empty()) left = of_line(operation) + " was not waited for";
-  });
-  if (!warp.wgmma->open.empty()) left = of_line(*warp.wgmma->open.front()) + " was not committed";
-  return left;
+  if (!warp.wgmma || warp.wgmma->unfinished.empty()) return "";
+  const WgmmaOfWarp& mine = *warp.wgmma;
+  const size_t open = mine.issued - mine.committed;
+  return open ? of_line(mine.unfinished[mine.unfinished.size() - open]->line()) +
+                    " was not committed"
+              : of_line(mine.unfinished[0]->line()) + " was not waited for";
 }
 
 void add_wgmma_decoders(Decoders& decoders) { decoders["wgmma"] = decode_wgmma; }
