@@ -83,6 +83,12 @@ def fresh():
     torch._dynamo.reset()
 
 
+@pytest.fixture(autouse=True)
+def fast_int8(monkeypatch):
+    """What convert leaves in float, the same on every CPU: as if int8 were fast on this one."""
+    monkeypatch.setattr(gk.ops, "is_fast_on_cpu", lambda: True)
+
+
 @pytest.fixture
 def weights(device):
     """Make (w_q, w_scale, bias) of N outputs and K inputs."""

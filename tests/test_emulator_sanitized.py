@@ -1,7 +1,7 @@
 """The emulator with gcc's sanitizers: on mangled PTX (emulator/fuzz.cpp), and at ordinary work.
 
-As a program it does the latter: LD_PRELOAD=libasan.so EMULATOR_SANITIZE=1. It goes without torch,
-which does not load there.
+As a program it does the latter, EMULATOR_SANITIZE=1 and libasan.so and libstdc++.so in LD_PRELOAD.
+It goes without torch, which takes long to load there.
 """
 
 import ctypes
@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from emulator import build, conformance, snippets  # noqa: E402
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
 ARCHITECTURE = "90a"
-FUZZ_SEED, FUZZ_COUNT = 1, 4000
+FUZZ_SEED, FUZZ_COUNT = 1, 3000
 SNIPPETS = list({snippet.section: snippet for snippet in snippets.SNIPPETS}.values())
 # What has no snippet, or one that is longer than it: scopes, functions, a variable of each space.
 OTHER = """
@@ -224,11 +223,13 @@ def corpus(tmp_path_factory):
 
 
 def test_corpus_runs(corpus):
-    """Unmangled snippets end well, and all else can at least be built."""
+    """Unmangled: snippets end well, and all else can at least be built."""
     kernels, others = corpus
     ended = fuzz(0, 0, others).splitlines()
-    assert [line for line in ended if not line.startswith("ok ")] == []
     assert len(ended) == len(others)
+    # Their inputs are zeros, which are no metadata of a sparse matrix, and no place of a tile.
+    picky = "invalid sparse metadata|that nobody has written"
+    assert [line for line in ended if not re.search("^ok |" + picky, line)] == []
     assert len(fuzz(0, 0, kernels).splitlines()) > len(kernels)
 
 
@@ -241,17 +242,19 @@ def test_mangled_ptx(corpus):
         assert counts[kind] > FUZZ_COUNT // 50, said
 
 
-@cache
-def libasan():
-    return build.run(build.CXX, "-print-file-name=libasan.so").strip()
-
-
 def test_ordinary_work():
-    environment = {"LD_PRELOAD": libasan(), "ASAN_OPTIONS": "detect_leaks=0"}
+    # The sanitizer must find libstdc++ at the start, or it knows nothing of exceptions.
+    preload = [
+        build.run(build.CXX, f"-print-file-name=lib{name}.so") for name in ("asan", "stdc++")
+    ]
+    environment = {
+        "LD_PRELOAD": " ".join(map(str.strip, preload)),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python leaves much behind
+        "EMULATOR_SANITIZE": "1",
+    }
     done = subprocess.run(
-        [sys.executable, __file__],
-        env=os.environ | environment | {"EMULATOR_SANITIZE": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, __file__], env=os.environ | environment, capture_output=True, text=True
+    )
     assert done.returncode == 0 and not done.stderr, done.stderr[-4000:]
 
 

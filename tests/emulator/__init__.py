@@ -7,7 +7,8 @@
 Environment variables:
   EMULATOR_SEED=n             of the order in which warps run, and asynchronous copies arrive
   EMULATOR_TRACE=block:warp   print what a warp executes
-  EMULATOR_SANITIZE=1         the emulator with gcc's sanitizers; needs LD_PRELOAD=libasan.so
+  EMULATOR_SANITIZE=1         the emulator with gcc's sanitizers, which need
+                              LD_PRELOAD="libasan.so libstdc++.so"
 """
 
 import ctypes

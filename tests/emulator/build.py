@@ -30,7 +30,7 @@ CXX = os.environ.get("CXX", "g++")
 CXX_FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 CXX_FLAGS += ["-ffp-contract=off", "-frounding-math"]
 SANITIZE_FLAGS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
-SANITIZE_FLAGS += ["-fno-omit-frame-pointer", "-O1"]
+SANITIZE_FLAGS += ["-fno-omit-frame-pointer", "-Og"]
 # PTX in each object, as text, for each of these: the emulator reads the newest its device runs.
 ARCHITECTURES = ("80", "90a")
 NVCC_CODE = ["-lineinfo", "--no-compress", "-Xcompiler=-fPIC,-fvisibility=hidden"]

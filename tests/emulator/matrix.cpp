@@ -85,7 +85,8 @@ void run_mma(Warp& warp, const Instruction& at, const Mma& mma) {
     std::copy(sums[i].begin(), sums[i].end(), warp.lanes(mma.d[i]));
 }
 
-// "mma", "mma.sp": of all types a row of A has 16 or 32 bytes.
+// "mma", "mma.sp": of all types a row of A has 16 or 32 bytes. Where A is sparse, only 32: of the
+// metadata of the others the manual has but a figure, which nothing confirms.
 void decode_mma(Modifiers& modifiers, Instruction& instruction) {
   const bool is_ordered = modifiers.take("sp::ordered_metadata");
   const bool is_sparse = modifiers.take("sp") || is_ordered;
@@ -99,8 +100,10 @@ void decode_mma(Modifiers& modifiers, Instruction& instruction) {
   product.saturates = saturates;
   product.is_sparse = is_sparse;
   product.is_ordered = is_ordered;
-  const bool fits = product.row_bytes() == 16 || product.row_bytes() == 32;
-  if (!has_16_rows || !fits || (is_sparse && product.a->family == Family::kTf32) ||
+  const bool fits = product.row_bytes() == 32 || (product.row_bytes() == 16 && !is_sparse);
+  const Family family = product.a->family;
+  if (!has_16_rows || !fits || (is_sparse && family == Family::kTf32) ||
+      (is_sparse && family == Family::kFloat8 && product.sums_are_f16) ||
       (saturates && !product.is_integer()))
     fail("the emulator has no mma of this shape and these types");
   expect_modifiers(modifiers, {product.is_integer()   ? "s32"

@@ -169,6 +169,7 @@ class Builder {
 
     scopes_.emplace_back();
     for (const Variable& variable : module_.variables) declare(variable);
+    scopes_.emplace_back();
     parameters(entry);
     body(entry.body, "exit");
     emit(control("exit", entry.at));
@@ -218,7 +219,10 @@ class Builder {
     program_.parameter_bytes = int(end);
   }
 
-  void bind(const std::string& name, Binding binding) { scopes_.back()[name] = binding; }
+  void bind(const std::string& name, Binding binding) {
+    if (!scopes_.back().emplace(name, binding).second)
+      fail("'" + name + "' is declared twice in one scope");
+  }
 
   void declare(const Variable& variable) {
     Binding binding{Binding::Kind::kAddress};

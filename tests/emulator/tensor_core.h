@@ -111,8 +111,8 @@ void unpack(const uint64_t* lanes, int reg, const ElementType& type, int bands, 
 
 // The column of each packed element of a warp's 16 rows, row by row. The metadata has two indices
 // for four columns: in the lane's register from a bit on. ("Matrix fragments for
-// multiply-accumulate operation with sparse matrix A"; the figures for k = 16, 32 and 64, which for
-// all types with two of four columns are the same.)
+// multiply-accumulate operation with sparse matrix A"; the figures for k = 32 of 16-bit types and
+// k = 64 of 8-bit types.)
 inline std::vector<uint8_t> sparse_columns(Warp& warp, const Operand& metadata,
                                            const Operand& selected, const Product& product) {
   const int selector = int(warp.lanes(selected)[0]), k = product.k;
@@ -122,8 +122,7 @@ inline std::vector<uint8_t> sparse_columns(Warp& warp, const Operand& metadata,
   for (int row = 0; row < 16; ++row)
     for (int chunk = 0; chunk < k / 4; ++chunk) {
       const int band = row / 8;
-      const int lane =
-          row % 8 * 4 + (k == 64 ? chunk / 8 * 2 + band : selector * (k / 16) + chunk / 4);
+      const int lane = row % 8 * 4 + (k == 64 ? chunk / 8 * 2 + band : selector * 2 + chunk / 4);
       const int bit = k == 64 ? chunk % 8 * 4 : band * 16 + chunk % 4 * 4;
       const int pair = warp.lanes(metadata)[lane] >> bit & 15, first = pair & 3, second = pair >> 2;
       if (first == second || (product.is_ordered && first > second))

@@ -226,7 +226,7 @@ def unpack(columns, kind):
     words = np.stack([np.asarray(c).astype(np.uint32) for c in columns], 1)
     if kind in FLOATS:
         if kind == "tf32":
-            return words.view(np.float32)[..., None].astype(np.float64)
+            return (words & ~np.uint32(0x1FFF)).view(np.float32)[..., None].astype(np.float64)
         w = width(kind)
         pieces = words[..., None] >> np.arange(0, 32, w, dtype=np.uint32) & ((1 << w) - 1)
         return floats_of(pieces.ravel(), kind).reshape(pieces.shape)
@@ -279,6 +279,7 @@ def mma():
     """mma.sync and mma.sp: D = A B + C. Elements are spread over the lanes as in the manual."""
     dense = "Multiply-and-Accumulate Instruction: mma"
     sparse = "Multiply-and-Accumulate Instruction: mma.sp/mma.sp::ordered_metadata"
+    ordered = "mma.sp::ordered_metadata"
     cases = []
     for k in (16, 32):
         cases += [
@@ -289,13 +290,17 @@ def mma():
     cases += [(k, d, "f16", "f16", "") for k in (8, 16) for d in ("f32", "f16")]
     cases += [(k, "f32", "bf16", "bf16", "") for k in (8, 16)]
     cases += [(k, "f32", "tf32", "tf32", "") for k in (4, 8)]
-    cases += [(32, "f32", *ab, "") for ab in product(("e4m3", "e5m2"), repeat=2)]
+    fp8 = list(product(("e4m3", "e5m2"), repeat=2))
+    cases += [(k, d, *ab, "") for k in (16, 32) for d in ("f32", "f16") for ab in fp8]
     cases += [
-        (64, d, *ab, 0) for d in ("s32", "s32.satfinite") for ab in (("s8", "s8"), ("u8", "s8"))
+        (64, d, *ab, 0) for d in ("s32", "s32.satfinite") for ab in product(("s8", "u8"), repeat=2)
     ]
+    cases += [(64, "f32", *ab, 0) for ab in fp8]
     cases += [(32, d, "f16", "f16", f) for d in ("f32", "f16") for f in (0, 1)]
     cases += [(32, "f32", "bf16", "bf16", f) for f in (0, 1)]
-    for k, d, ta, tb, selector in cases:
+    cases = [(*case, "mma" if case[-1] == "" else ordered) for case in cases]
+    cases += [(*case[:-1], "mma.sp") for case in cases if case[-1] == ordered]
+    for k, d, ta, tb, selector, operation in cases:
         is_sparse = selector != ""
         bits = register(ta) if ta == "tf32" else width(ta)
         na, nb = 16 * k * bits // 1024 // (2 if is_sparse else 1), 8 * k * bits // 1024
@@ -319,13 +324,11 @@ def mma():
             for kind, i, j in zip((ta, tb, acc), cuts, cuts[1:], strict=False):
                 if kind in FLOATS:
                     columns[i:j] = [small(rng, kind, 32) for _ in columns[i:j]]
-            if f != "":  # pairs of different indices, the lower one first, in each four bits
-                nibbles = np.array([4, 8, 9, 12, 13, 14])[rng.integers(0, 6, (32, 8))]
-                columns[-1] = (nibbles << 4 * np.arange(8)).sum(1)
+            if f != "":
+                columns[-1] = pairs_of_indices(rng, 32)
             return columns
 
         shape = f"m16n8k{k}.row.col.{acc}.{ta}.{tb}.{acc}{'.satfinite' * satfinite}"
-        operation = "mma.sp::ordered_metadata" if is_sparse else "mma"
         body = (f"{operation}.sync.aligned.{shape} {braces('o', 0, nd)}, {braces('i', 0, na)}, "
                 f"{braces('i', na, nb)}, {braces('i', na + nb, nd)}")  # fmt: skip
         inputs = " ".join(["b32"] * (na + nb + nd + is_sparse))
@@ -334,6 +337,11 @@ def mma():
         name = f"{operation}.{shape}" + (f" selector {selector}" if is_sparse else "")
         yield warp(name, sparse if is_sparse else dense, body, inputs, outputs, model, draw=fix,
                    arch="sm_89" if "m" in ta else "sm_80", blocks=1)  # fmt: skip
+
+
+def pairs_of_indices(rng, n):
+    """Metadata of n threads: in each four bits a pair of different indices, the lower one first."""
+    return (np.array([4, 8, 9, 12, 13, 14])[rng.integers(0, 6, (n, 8))] << 4 * np.arange(8)).sum(1)
 
 
 def spread(a, metadata, k, selector):
@@ -509,121 +517,152 @@ def descriptor(leading, stride, pattern):
     return (leading >> 4) << 16 | (stride >> 4) << 32 | mode << 62
 
 
-def wgmma():
-    """wgmma.mma_async: D[64, N] = A[64, K] B[K, N], operands in shared memory or A in registers.
+def laid_out(rows, depth, pattern, mn_major=False, other=False):
+    """Where a matrix of wgmma lies whose rows have `depth` bytes along K: (offsets of its 8-byte
+    words, its strides (leading, stride), bytes from 16 bytes of K, or 8 k, to the next).
+
+    K-major: row by row, core matrices of 8 rows by `pattern` bytes. MN-major, of 16-bit types: k by
+    k, core matrices of 8 k by `pattern` bytes of rows. `other` exchanges the order of the cores.
+    """
+    if not mn_major:
+        r, byte = np.divmod(np.arange(0, rows * depth, 8), depth)
+        if pattern > 16:
+            return swizzled(r * pattern + byte, pattern), (16, 8 * pattern), 16
+        leading, stride = (128, 8 * depth) if other else (16 * rows, 128)
+        at = r // 8 * stride + byte // 16 * leading + r % 8 * 16 + byte % 16
+        return at, (leading, stride), leading
+    k, byte = np.divmod(np.arange(0, rows * depth, 8), 2 * rows)
+    # From 8 k to the next, and from `pattern` bytes of rows to the next.
+    down, along = (16 * rows, 8 * pattern) if other else (8 * pattern, pattern * depth // 2)
+    at = k // 8 * down + byte // pattern * along
+    at += swizzled(k % 8 * pattern + byte % pattern, pattern)
+    return at, (along, down) if pattern > 16 else (down, along), down
+
+
+def warpgroup_product(n, ta, tb, acc, pattern, loaded=False, trans=(0, 0), scales=(1, 1),
+                      added=False, satfinite=False, selector=None):  # fmt: skip
+    """wgmma.mma_async: D[64, N] = A[64, K] B[K, N], with A in shared memory or loaded (registers).
 
     Each thread gets 8 bytes and the offset to put them at, some times: the layout is made here.
-    `pattern` is the size of a swizzle in bytes, 16 where there is none.
+    `pattern` is the size of a swizzle in bytes, 16 where there is none; with a selector, A is
+    sparse; `added` to D as it was.
     """
-    section = "Asynchronous Multiply-and-Accumulate Instruction: wgmma.mma_async"
-    cases = [
-        (n, "s8", "s8", "s32", p, True, False) for n, p in product((8, 64, 256), (16, 32, 64, 128))
-    ]
-    cases += [(64, "s8", "s8", "s32", p, False, False) for p in (16, 32, 64, 128)]
-    cases += [
-        (24, a, b, "s32", 32, True, False) for a, b in (("u8", "u8"), ("s8", "u8"), ("u8", "s8"))
-    ]
-    cases += [(64, "f16", "f16", "f32", p, s, False) for p, s in product((16, 128), (True, False))]
-    cases += [(128, "f16", "f16", d, p, True, True) for p, d in product((16, 128), ("f32", "f16"))]
-    for n, ta, tb, acc, pattern, in_shared, trans in cases:
-        e = width(ta) // 8
-        row = 32 if trans else max(pattern, 32)  # bytes of K of a row
-        steps, na = row // 32, 0 if in_shared else row // 32 * 4
-        a_pattern = 16 if trans else pattern
+    sparse, real = selector is not None, ta in FLOATS
+    row = max(pattern, 32 << sparse)  # bytes of K of a column of B
+    steps = row // (32 << sparse)
+    k = (256 << sparse) // (32 if ta == "tf32" else width(ta))
+    na, ne = 4 * steps if loaded else 0, steps if sparse else 0
+    a_at, a_strides, a_unit = laid_out(64, 32 * steps, pattern, trans[0], other=True)
+    b_at, b_strides, b_unit = laid_out(n, row, pattern, trans[1])
+    a_at = a_at[:0] if loaded else a_at
+    b_base = 8192
+    at = np.concatenate([a_at, b_base + b_at])
+    each = -(-len(at) // 128)
+    size = b_base + -(-max(b_at + 8) // 1024) * 1024
+    # Behind the matrices are the words that threads have over, each in a place of its own.
+    at = np.concatenate([at, size + 8 * np.arange(each * 128 - len(at))]).reshape(128, each)
+    nd = n // 4 if acc == "f16" else n // 2
+    start = np.where(np.arange(nd) % 2 & added, -(2**31), 2**31 - 1)  # as an f32, a NaN
 
-        def k_major(rows, p=pattern, row=row, other=False):
-            """Offsets of the 8-byte words of a K-major matrix, row by row, and its strides."""
-            r, byte = np.divmod(np.arange(0, rows * row, 8), row)
-            if p == 16:  # core matrices of 8 rows by 16 bytes, in one order or the other
-                leading, stride = (128, 128 * (row // 16)) if other else (rows // 8 * 128, 128)
-                return r // 8 * stride + byte // 16 * leading + r % 8 * 16 + byte % 16, (
-                    leading,
-                    stride,
-                )
-            return swizzled(r * p + byte, p), (16, 8 * p)
+    def fix(rng, columns):
+        words = columns[na + ne : na + ne + each]
+        if real:
+            columns[:na] = [small(rng, ta, 128) for _ in range(na)]
+            halves = [small(rng, t, 2 * x) for t, x in ((ta, len(a_at)), (tb, at.size - len(a_at)))]
+            halves = np.concatenate(halves).astype(np.uint32)
+            # "will truncate lower 13 bits of the 32-bit input data"
+            halves |= rng.integers(0, 1 << 13 * (ta == "tf32"), len(halves), np.uint32)
+            words = halves.view(np.uint64).reshape(128, each).T
+        columns[na : na + ne] = [pairs_of_indices(rng, 128) for _ in range(ne)]
+        return [*columns[: na + ne], *words, *at.T]
 
-        def n_major(p=pattern, n=n):
-            """The same of B[16, N] of f16, in which N is contiguous."""
-            k, column = np.divmod(np.arange(0, 16 * n, 4), n)
-            if p == 16:
-                stride, leading = 256, 128  # along N, along K
-                return column // 8 * stride + k // 8 * leading + k % 8 * 16 + column % 8 * 2, (
-                    leading,
-                    stride,
-                )
-            stride, leading = 8 * p, 16 * p  # along K, along N
-            wide = p // 2
-            at = (
-                column // wide * leading
-                + k // 8 * stride
-                + swizzled(k % 8 * p + column % wide * 2, p)
-            )
-            return at, (leading, stride)
+    def model(columns):
+        words = np.stack(columns[na + ne : na + ne + each], 1).astype(np.uint64).reshape(-1)
 
-        a_at, a_strides = k_major(64, a_pattern, other=True)
-        b_at, b_strides = n_major() if trans else k_major(n)
-        a_at = a_at if in_shared else a_at[:0]
-        b_base = 8192
-        at = np.concatenate([a_at, b_base + b_at])
-        each = -(-len(at) // 128)
-        size = b_base + -(-max(b_at + 8) // 1024) * 1024
-        # Behind the matrices are the words that threads have over, each in a place of its own.
-        at = np.concatenate([at, size + 8 * np.arange(each * 128 - len(at))]).reshape(128, each)
+        def matrix(words, kind, rows, is_mn_major):
+            values = unpack([words.view(np.uint32)], kind).ravel()
+            return values.reshape(-1, rows).T if is_mn_major else values.reshape(rows, -1)
 
-        def fix(rng, columns, ta=ta, at=at, na=na, each=each):
-            if ta in FLOATS:
-                for k in range(na + each):
-                    half = small(rng, ta, 128)
-                    columns[k] = half if k < na else half | small(rng, ta, 128) << np.uint64(32)
-            return [*columns[: na + each], *at.T]
+        if loaded:
+            fragments = unpack(columns[:na], ta)
+            a = np.concatenate([fragment_a(fragments[w : w + 32]) for w in range(0, 128, 32)])
+        else:
+            a = matrix(words[: len(a_at)], ta, 64, trans[0])
+        if sparse:
+            metadata = [c.astype(np.int64) for c in columns[na : na + ne]]
+            parts_of = a.reshape(4, 16, steps, k // 2)
+            a = np.block([[spread(parts_of[w, :, s], metadata[s][32 * w : 32 * w + 32], k, selector)
+                           for s in range(steps)] for w in range(4)])  # fmt: skip
+        b = matrix(words[len(a_at) : len(a_at) + len(b_at)], tb, n, trans[1])
+        d = fragment_d(scales[0] * scales[1] * a @ b.T)
+        return registers_of(wrapped(d + start, satfinite) if added else d, acc)
 
-        def model(columns, n=n, ta=ta, tb=tb, acc=acc, na=na, each=each, row=row, trans=trans):
-            words = (
-                np.stack(columns[na : na + each], 1).astype(np.uint64).reshape(-1).view(np.uint8)
-            )
-            number = {"s8": np.int8, "u8": np.uint8, "f16": np.float16}
-            exact = np.float64 if ta == "f16" else np.int64
-            a_bytes = 0 if na else 64 * row
-            if na:
-                fragments = unpack(columns[:na], ta)
-                a = np.concatenate([fragment_a(fragments[32 * w : 32 * w + 32]) for w in range(4)])
-            else:
-                a = words[:a_bytes].view(number[ta]).reshape(64, -1)
-            b = words[a_bytes : a_bytes + n * row].view(number[tb])
-            b = b.reshape(16, n) if trans else b.reshape(n, -1).T
-            return registers_of(fragment_d(a.astype(exact) @ b.astype(exact)), acc)
+    shape = f"{'.satfinite' * satfinite}.{acc}.{ta}.{tb}"
+    shape = f"{'.sp' * sparse}.sync.aligned.m64n{n}k{k}{shape}"
+    lines = ["mov.u32 base, cells;"]
+    for i in range(each):
+        lines += [f"add.u32 address, base, i{na + ne + each + i};"]
+        lines += [f"st.shared.b64 [address], i{na + ne + i};"]
+    # What D holds before is not to be seen, if not `added`: the first product does not add to it.
+    lines += [f"mov.b32 o{i}, {x & 0xFFFFFFFF:#x};" for i, x in enumerate(start.tolist())]
+    lines += ["fence.proxy.async;", "bar.sync 0;",
+              f"setp.{'eq' if added else 'ne'}.u32 p, thread, thread;",
+              "shr.u32 address, base, 4;", "cvt.u64.u32 cell, address;",
+              f"add.u64 a, cell, {descriptor(*a_strides, pattern):#x};",
+              f"add.u64 b, cell, {descriptor(*b_strides, pattern) + (b_base >> 4):#x};",
+              "wgmma.fence.sync.aligned;"]  # fmt: skip
+    immediates = [*scales * real, *trans[loaded:] * (ta in ("f16", "bf16"))]
+    for step in range(steps):
+        operands = [braces("o", 0, nd), braces("i", 4 * step, 4) if loaded else "a", "b"]
+        operands += [f"i{na + step}", selector] if sparse else []
+        lines += [f"wgmma.mma_async{shape} {', '.join(map(str, [*operands, 'p', *immediates]))};"]
+        if step + 1 < steps:  # further along K; and from now on D is added to
+            lines += [f"add.u64 a, a, {2 * a_unit >> 4};"]
+            lines += [f"add.u64 b, b, {(2 << sparse) * b_unit >> 4};"]
+            lines += ["setp.eq.u32 p, thread, thread;"] if step == 0 else []
+    lines += ["wgmma.commit_group.sync.aligned;", "wgmma.wait_group.sync.aligned 0;"]
+    name = shape.replace(".sync.aligned", "")
+    name += " A in registers" * loaded + " A transposed" * trans[0] + " B transposed" * trans[1]
+    name += "".join(f" {matrix} negated" for matrix, x in zip("AB", scales, strict=True) if x < 0)
+    name += " added" * added + (f" selector {selector}" if sparse else "")
+    name += f" {pattern}B" if pattern > 16 else " no swizzle"
+    section = "Asynchronous Multiply-and-Accumulate Instruction: wgmma.mma_async" + ".sp" * sparse
+    inputs = ["b32"] * (na + ne) + ["b64"] * each + ["u32"] * each
+    outputs = [{"s32": "s32", "f32": "f32", "f16": "f16x2"}[acc]] * nd
+    return warp(f"wgmma{name}", section, "\n".join(lines), " ".join(inputs), " ".join(outputs),
+                model, arch="sm_90a", threads=128, blocks=1, draw=fix, signed_zero=False,
+                declare=shared(int(at.max()) + 8, 1024) + "\n.reg .b64 a, b;")  # fmt: skip
 
-        shape = f"m64n{n}k{32 // e}.{acc}.{ta}.{tb}"
-        nd = n // 4 if acc == "f16" else n // 2
-        lines = ["mov.u32 base, cells;"]
-        for k in range(each):
-            lines += [
-                f"add.u32 address, base, i{na + each + k};",
-                f"st.shared.b64 [address], i{na + k};",
-            ]
-        # What D holds before is not to be seen: the first product does not add to it.
-        lines += [f"mov.b32 o{k}, 0x7fffffff;" for k in range(nd)]
-        lines += ["fence.proxy.async;", "bar.sync 0;", "setp.ne.u32 p, thread, thread;",
-                  "shr.u32 address, base, 4;", "cvt.u64.u32 cell, address;",
-                  f"add.u64 a, cell, {descriptor(*a_strides, a_pattern):#x};",
-                  f"add.u64 b, cell, {descriptor(*b_strides, pattern) + (b_base >> 4):#x};",
-                  "wgmma.fence.sync.aligned;"]  # fmt: skip
-        for step in range(steps):
-            left = "a" if in_shared else braces("i", 4 * step, 4)
-            scales = ""
-            if ta == "f16":
-                scales = f", 1, 1{', 0' * in_shared}, {int(trans)}"
-            lines += [
-                f"wgmma.mma_async.sync.aligned.{shape} {braces('o', 0, nd)}, {left}, b, p{scales};"
-            ]
-            if step + 1 < steps:  # 32 bytes on, in the same rows; and from now on D is added to
-                lines += ["add.u64 a, a, 2;", "add.u64 b, b, 2;"]
-                lines += ["setp.eq.u32 p, thread, thread;"] if step == 0 else []
-        lines += ["wgmma.commit_group.sync.aligned;", "wgmma.wait_group.sync.aligned 0;"]
-        name = f"wgmma.{shape}{'' if in_shared else ' A in registers'}{' B transposed' * trans}"
-        name += f" {pattern}B" if pattern > 16 else " no swizzle"
-        inputs = ["b32"] * na + ["b64"] * each + ["u32"] * each
-        outputs = [{"s32": "s32", "f32": "f32", "f16": "f16x2"}[acc]] * nd
-        yield warp(name, section, "\n".join(lines), " ".join(inputs), " ".join(outputs), model,
-                   arch="sm_90a", threads=128, blocks=1, draw=fix,
-                   declare=shared(int(at.max()) + 8, 1024) + "\n.reg .b64 a, b;")  # fmt: skip
+
+def wgmma():
+    """All types, each layout, A from either place, and whatever else has an operand or a name."""
+    no_yes, signs, swizzles = (False, True), ("s8", "u8"), (16, 32, 64, 128)
+    fp8, half, either = ("e4m3", "e5m2"), ("f16", "bf16"), (16, 128)
+    case = warpgroup_product
+    for n, p in product((8, 64, 256), swizzles):
+        yield case(n, "s8", "s8", "s32", p)
+    for p in swizzles:
+        yield case(64, "s8", "s8", "s32", p, loaded=True)
+    for a, b, loaded in product(signs, signs, no_yes):
+        yield case(24, a, b, "s32", 32, loaded, added=True)
+        yield case(16, a, b, "s32", 32, loaded, added=True, satfinite=True)
+        yield case(24, a, b, "s32", 64, loaded, selector=0)
+        yield case(16, a, b, "s32", 16, loaded, added=True, satfinite=True, selector=0)
+    for (t, acc), p, loaded in product(
+        (("f16", "f32"), ("f16", "f16"), ("bf16", "f32"), ("tf32", "f32")), either, no_yes
+    ):
+        yield case(64, t, t, acc, p, loaded)
+        for f in (0, 1) if t != "tf32" else ():
+            yield case(64, t, t, acc, p, loaded, selector=f)
+    for a, b, acc, loaded in product(fp8, fp8, ("f32", "f16"), no_yes):
+        yield case(40, a, b, acc, 128, loaded)
+        yield case(40, a, b, acc, 64, loaded, selector=0)
+    for t, p, trans in product(half, swizzles, ((0, 1), (1, 0), (1, 1))):
+        yield case(128, t, t, "f32", p, trans=trans)
+    for p, selector in product(either, (None, 1)):
+        yield case(128, "f16", "f16", "f16", p, trans=(1, 1), selector=selector)
+        yield case(128, "bf16", "bf16", "f32", p, True, trans=(0, 1), selector=selector)
+    for t, scales in product(("f16", "bf16", "tf32", "e4m3"), ((-1, 1), (1, -1), (-1, -1))):
+        yield case(8, t, t, "f32", 32, scales=scales)
+    yield case(8, "f16", "f16", "f16", 32, True, scales=(-1, 1))
+    yield case(8, "f16", "f16", "f32", 64, scales=(1, -1), selector=0)
