@@ -12,10 +12,10 @@ namespace {
 // Takes `.shared`, `.shared::cta` and so on; without any, the address is generic.
 Space take_space(Modifiers& modifiers) {
   static const std::map<std::string, Space> spaces = {
-      {"global", Space::kGlobal},         {"shared", Space::kShared},
-      {"shared::cta", Space::kShared},    {"shared::cluster", Space::kShared},
-      {"local", Space::kLocal},           {"param", Space::kParam},
-      {"param::entry", Space::kParam},    {"param::func", Space::kParam},
+      {"global", Space::kGlobal},      {"shared", Space::kShared},
+      {"shared::cta", Space::kShared}, {"shared::cluster", Space::kShared},
+      {"local", Space::kLocal},        {"param", Space::kParam},
+      {"param::entry", Space::kParam}, {"param::func", Space::kParam},
       {"const", Space::kConst}};
   for (const auto& [name, space] : spaces)
     if (modifiers.take(name)) return space;
@@ -24,12 +24,38 @@ Space take_space(Modifiers& modifiers) {
 
 // What orders or caches an access: the emulator's memory is always in order and has no caches.
 void take_hints(Modifiers& modifiers) {
-  for (const char* hint :
-       {"weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "mmio", "cta", "cluster",
-        "gpu", "sys", "ca", "cg", "cs", "lu", "cv", "nc", "wb", "wt", "unified", "L1::evict_normal",
-        "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate",
-        "L2::evict_last", "L2::evict_normal", "L2::evict_first", "L2::cache_hint", "L2::64B",
-        "L2::128B", "L2::256B"})
+  for (const char* hint : {"weak",
+                           "volatile",
+                           "relaxed",
+                           "acquire",
+                           "release",
+                           "acq_rel",
+                           "mmio",
+                           "cta",
+                           "cluster",
+                           "gpu",
+                           "sys",
+                           "ca",
+                           "cg",
+                           "cs",
+                           "lu",
+                           "cv",
+                           "nc",
+                           "wb",
+                           "wt",
+                           "unified",
+                           "L1::evict_normal",
+                           "L1::evict_unchanged",
+                           "L1::evict_first",
+                           "L1::evict_last",
+                           "L1::no_allocate",
+                           "L2::evict_last",
+                           "L2::evict_normal",
+                           "L2::evict_first",
+                           "L2::cache_hint",
+                           "L2::64B",
+                           "L2::128B",
+                           "L2::256B"})
     modifiers.take(hint);
 }
 
@@ -126,7 +152,8 @@ Update update_of(const std::string& operation) {
   };
   if (operation == "add") {
     if constexpr (std::is_integral_v<T>)
-      return on([](T old, T b) { return T(std::make_unsigned_t<T>(old) + std::make_unsigned_t<T>(b)); });
+      return on(
+          [](T old, T b) { return T(std::make_unsigned_t<T>(old) + std::make_unsigned_t<T>(b)); });
     else
       return on([](T old, T b) { return old + b; });
   }
@@ -164,8 +191,8 @@ void decode_atomic(Modifiers& modifiers, Instruction& instruction) {
   const bool returns = modifiers.base() == "atom";
   const Space space = take_space(modifiers);
   take_hints(modifiers);
-  const std::string operation = modifiers.take_one(
-      {"add", "min", "max", "exch", "cas", "and", "or", "xor", "inc", "dec"});
+  const std::string operation =
+      modifiers.take_one({"add", "min", "max", "exch", "cas", "and", "or", "xor", "inc", "dec"});
   const std::string type = modifiers.take_type();
   const Update update = update_of(operation, type);
   const uint32_t size = bytes_of(type);
@@ -246,8 +273,8 @@ void decode_mapa(Modifiers& modifiers, Instruction& instruction) {
     for_lanes(warp.active, [&](int lane) {
       if (uint32_t(rank[lane]) >= warp.block.cluster.blocks.size())
         warp.fail("the cluster has no block " + std::to_string(uint32_t(rank[lane])), lane);
-      to[lane] = ((from[lane] + at.operands[1].offset) & keep) |
-                 uint64_t(uint32_t(rank[lane]) + 1) << kRankShift;
+      to[lane] = ((from[lane] + at.operands[1].offset) & keep) | uint64_t(uint32_t(rank[lane]) + 1)
+                                                                     << kRankShift;
     });
   };
 }
@@ -275,7 +302,8 @@ void decode_hint(Modifiers& modifiers, Instruction& instruction) {
     modifiers.take(word);
   const bool makes_policy = modifiers.base() == "createpolicy";
   instruction.run = [=](Warp& warp, const Instruction& at) {
-    if (makes_policy) for_lanes(warp.active, [&](int lane) { warp.lanes(at.operands[0])[lane] = 0; });
+    if (makes_policy)
+      for_lanes(warp.active, [&](int lane) { warp.lanes(at.operands[0])[lane] = 0; });
   };
 }
 

@@ -500,8 +500,8 @@ class Builder {
   static bool writes_first(const std::string& opcode) {
     for (const char* const reduces : {"bar.red", "bar.cta.red", "barrier.red", "barrier.cta.red"})
       if (opcode.rfind(reduces, 0) == 0) return true;
-    static const std::set<std::string> others = {
-        "bar", "barrier", "bra", "cp", "nanosleep", "setmaxnreg", "trap", "brkpt"};
+    static const std::set<std::string> others = {"bar",       "barrier",    "bra",  "cp",
+                                                 "nanosleep", "setmaxnreg", "trap", "brkpt"};
     if (opcode.rfind("wgmma.wait_group", 0) == 0) return false;
     return !others.count(opcode.substr(0, opcode.find('.')));
   }

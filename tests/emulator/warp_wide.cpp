@@ -47,7 +47,8 @@ void decode_shfl(Modifiers& modifiers, Instruction& instruction) {
       result[lane] = gives ? uint32_t(from[source]) : uint32_t(warp.block.cluster.machine.dice());
     });
     for_lanes(warp.active, [&](int lane) {
-      if (at.operands[0].kind != Operand::Kind::kSink) warp.lanes(at.operands[0])[lane] = result[lane];
+      if (at.operands[0].kind != Operand::Kind::kSink)
+        warp.lanes(at.operands[0])[lane] = result[lane];
       if (first == 2 && at.operands[1].kind != Operand::Kind::kSink)
         warp.lanes(at.operands[1])[lane] = in_range[lane];
     });
@@ -87,9 +88,8 @@ void decode_match(Modifiers& modifiers, Instruction& instruction) {
     const auto key = [&](int lane) { return wide ? value[lane] : uint64_t(uint32_t(value[lane])); };
     std::array<uint64_t, kLanes> equal{};
     for_lanes(warp.active, [&](int lane) {
-      for_lanes(warp.active, [&](int other) {
-        equal[lane] |= uint64_t(key(lane) == key(other)) << other;
-      });
+      for_lanes(warp.active,
+                [&](int other) { equal[lane] |= uint64_t(key(lane) == key(other)) << other; });
     });
     for_lanes(warp.active, [&](int lane) {
       const bool same = equal[lane] == warp.active;
@@ -106,7 +106,8 @@ template <typename T, typename F>
 void reduce(Warp& warp, const Instruction& at, F&& f) {
   const uint64_t* const from = warp.lanes(at.operands[1]);
   T result = as<T>(from[first_lane(warp.active)]);
-  for_lanes(warp.active & (warp.active - 1), [&](int lane) { result = f(result, as<T>(from[lane])); });
+  for_lanes(warp.active & (warp.active - 1),
+            [&](int lane) { result = f(result, as<T>(from[lane])); });
   uint64_t* const to = warp.lanes(at.operands[0]);
   for_lanes(warp.active, [&](int lane) { to[lane] = bits_of(result); });
 }
