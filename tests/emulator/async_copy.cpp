@@ -79,8 +79,7 @@ void decode_copy(Modifiers& modifiers, Instruction& instruction) {
     const bool past_l1 = modifiers.take_one({"ca", "cg"}) == "cg";
     modifiers.take_one({"shared", "shared::cta"});
     modifiers.take_one({"global"});
-    for (const char* hint : {"L2::cache_hint", "L2::64B", "L2::128B", "L2::256B"})
-      modifiers.take(hint);
+    modifiers.take_any("L2::cache_hint L2::64B L2::128B L2::256B");
     expect_operands(instruction, 3, 5);
     instruction.run = [=](Warp& warp, const Instruction& at) {
       const uint64_t size = warp.lanes(at.operands[2])[first_lane(warp.active)];

@@ -180,12 +180,11 @@ void decode_fence(Modifiers& modifiers, Instruction& instruction) {
     const std::string proxy =
         modifiers.take_one({"async", "alias", "async::generic", "tensormap::generic"});
     shows = proxy == "async" && !modifiers.take("global");
-    for (const char* word : {"shared::cta", "shared::cluster"}) modifiers.take(word);
+    modifiers.take_any("shared::cta shared::cluster");
   }
-  for (const char* word :
-       {"mbarrier_init", "sc", "acq_rel", "acquire", "release", "cta", "cluster", "gpu", "gl",
-        "sys", "sync_restrict::shared::cta", "sync_restrict::shared::cluster"})
-    modifiers.take(word);
+  modifiers.take_any(
+      "mbarrier_init sc acq_rel acquire release cta cluster gpu gl sys sync_restrict::shared::cta "
+      "sync_restrict::shared::cluster");
   expect_operands(instruction, 0, 2);
   instruction.run = [=](Warp& warp, const Instruction&) {
     if (shows) warp.fenced.join(warp.clock);

@@ -24,39 +24,11 @@ Space take_space(Modifiers& modifiers) {
 
 // What orders or caches an access: the emulator's memory is always in order and has no caches.
 void take_hints(Modifiers& modifiers) {
-  for (const char* hint : {"weak",
-                           "volatile",
-                           "relaxed",
-                           "acquire",
-                           "release",
-                           "acq_rel",
-                           "mmio",
-                           "cta",
-                           "cluster",
-                           "gpu",
-                           "sys",
-                           "ca",
-                           "cg",
-                           "cs",
-                           "lu",
-                           "cv",
-                           "nc",
-                           "wb",
-                           "wt",
-                           "unified",
-                           "L1::evict_normal",
-                           "L1::evict_unchanged",
-                           "L1::evict_first",
-                           "L1::evict_last",
-                           "L1::no_allocate",
-                           "L2::evict_last",
-                           "L2::evict_normal",
-                           "L2::evict_first",
-                           "L2::cache_hint",
-                           "L2::64B",
-                           "L2::128B",
-                           "L2::256B"})
-    modifiers.take(hint);
+  modifiers.take_any(
+      "weak volatile relaxed acquire release acq_rel mmio cta cluster gpu sys ca cg cs lu cv nc wb "
+      "wt unified L1::evict_normal L1::evict_unchanged L1::evict_first L1::evict_last "
+      "L1::no_allocate L2::evict_last L2::evict_normal L2::evict_first L2::cache_hint L2::64B "
+      "L2::128B L2::256B");
 }
 
 bool is_signed(const std::string& type) { return type[0] == 's'; }
@@ -297,9 +269,9 @@ void decode_getctarank(Modifiers& modifiers, Instruction& instruction) {
 void decode_hint(Modifiers& modifiers, Instruction& instruction) {
   take_space(modifiers);
   take_hints(modifiers);
-  for (const char* word : {"L1", "L2", "tensormap", "fractional", "range", "L2::evict_last",
-                           "L2::evict_first", "L2::evict_unchanged", "L2::evict_normal", "b64"})
-    modifiers.take(word);
+  modifiers.take_any(
+      "L1 L2 tensormap fractional range L2::evict_last L2::evict_first L2::evict_unchanged "
+      "L2::evict_normal b64");
   const bool makes_policy = modifiers.base() == "createpolicy";
   instruction.run = [=](Warp& warp, const Instruction& at) {
     if (makes_policy)

@@ -129,7 +129,7 @@ struct Waiting {
 
 void decode_wait(Modifiers& modifiers, Instruction& instruction, bool may_suspend) {
   const bool by_parity = modifiers.take("parity"), acquires = !modifiers.take("relaxed");
-  for (const char* word : {"acquire", "cta", "cluster"}) modifiers.take(word);
+  modifiers.take_any("acquire cta cluster");
   expect_operands(instruction, 3, may_suspend ? 4 : 3);
   instruction.run = [=](Warp& warp, const Instruction& at) {
     Waiting waiting{{}, by_parity, acquires};
@@ -174,7 +174,7 @@ void decode_mbarrier(Modifiers& modifiers, Instruction& instruction) {
   const std::string kind =
       modifiers.take_one({"init", "inval", "arrive", "arrive_drop", "expect_tx", "complete_tx",
                           "test_wait", "try_wait"});
-  for (const char* word : {"shared", "shared::cta", "shared::cluster", "b64"}) modifiers.take(word);
+  modifiers.take_any("shared shared::cta shared::cluster b64");
   if (kind == "test_wait" || kind == "try_wait")
     return decode_wait(modifiers, instruction, kind == "try_wait");
   if (kind == "init" || kind == "inval") {
@@ -184,7 +184,7 @@ void decode_mbarrier(Modifiers& modifiers, Instruction& instruction) {
     return;
   }
   const bool relaxed = modifiers.take("relaxed");
-  for (const char* word : {"release", "cta", "cluster"}) modifiers.take(word);
+  modifiers.take_any("release cta cluster");
   if (kind == "expect_tx" || kind == "complete_tx") {
     expect_operands(instruction, 2, 2);
     instruction.run = kind == "expect_tx"

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cctype>
 #include <set>
+#include <sstream>
 #include <unordered_map>
 
 #include "memory.h"
@@ -25,6 +26,11 @@ bool Modifiers::take(const std::string& name) {
   if (found == left_.end()) return false;
   left_.erase(found);
   return true;
+}
+
+void Modifiers::take_any(const std::string& names) {
+  std::istringstream words(names);
+  for (std::string name; words >> name;) take(name);
 }
 
 std::string Modifiers::take_one(const std::vector<std::string>& names, const char* otherwise) {

@@ -52,6 +52,7 @@ class Modifiers {
   explicit Modifiers(const std::string& opcode);
   const std::string& base() const { return base_; }  // "ld" of "ld.global.v4.u32"
   bool take(const std::string& name);                // whether it was there, anywhere
+  void take_any(const std::string& names);           // those of "weak volatile .." that are there
   // The first of `names` that is there; fails when none is, unless `otherwise` is given.
   std::string take_one(const std::vector<std::string>& names, const char* otherwise = nullptr);
   std::string take_type();  // the first type that is left ("u32", "f16x2", "pred", ..)
