@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,20 +18,34 @@ if not torch.cuda.is_available():  # then Triton kernels run in its interpreter,
     os.environ["TRITON_INTERPRET"] = "1"
 
 import emulator  # noqa: E402
-from emulator import cuda_ops, triton_ops  # noqa: E402
+from emulator import cuda_ops  # noqa: E402
 
 import green_kernels as gk  # noqa: E402
+from green_kernels.ops._op import add_backend  # noqa: E402
 
-# CUDA kernels and ahead-of-time Triton kernels, which the emulator runs with no GPU.
+# CUDA kernels and ahead-of-time Triton kernels, which the emulator runs with no GPU: each backend
+# with the reason for which it is not there, or None.
+NO_TRITON = None if find_spec("triton") else "needs Triton"
 EMULATED = {
-    "emulated_sm_80": lambda: cuda_ops.CudaOps(emulator.A100).all(),
-    "emulated_sm_90a": lambda: cuda_ops.CudaOps(emulator.H100).all(),
-    "emulated_triton_sm_80": lambda: triton_ops.kernels(80),
-    "emulated_triton_sm_90": lambda: triton_ops.kernels(90),
+    "emulated_sm_80": emulator.MISSING,
+    "emulated_sm_90a": emulator.MISSING,
+    "emulated_triton_sm_80": emulator.MISSING or NO_TRITON,
+    "emulated_triton_sm_90": emulator.MISSING or NO_TRITON,
 }
-if not emulator.MISSING:
-    for name, kernels in EMULATED.items():
-        gk.ops.add_backend(name, kernels())
+
+
+def kernels_of(backend):
+    """The ops' kernels by name. (triton_ops needs Triton.)"""
+    if "triton" not in backend:
+        return cuda_ops.CudaOps(emulator.H100 if "90" in backend else emulator.A100).all()
+    from emulator import triton_ops
+
+    return triton_ops.kernels(int(backend[-2:]))
+
+
+for name, missing in EMULATED.items():
+    if not missing:
+        add_backend(name, kernels_of(name))
 
 
 def pytest_configure(config):
@@ -70,8 +85,8 @@ def device(request):
 @pytest.fixture(params=[*gk.ops.BACKENDS, *EMULATED])
 def backend(request):
     """Each backend in turn, in use for the length of the test."""
-    if request.param in EMULATED and emulator.MISSING:
-        pytest.skip(emulator.MISSING)
+    if EMULATED.get(request.param):
+        pytest.skip(EMULATED[request.param])
     with gk.ops.use(request.param):
         yield request.param
 

@@ -67,6 +67,14 @@ again: mbarrier.try_wait.parity.shared::cta.b64 %p1, [%r8], {parity};
   @!%p1 bra again;
 """
 
+BULK_STORE = """
+  @!%p0 bra after;
+  cp.async.bulk.global.shared::cta.bulk_group [%rd0], [%r2], 64;
+  cp.async.bulk.commit_group;
+  cp.async.bulk.wait_group 0;
+after:
+"""
+
 WRONG = {
     "a race of two warps, read": (
         "st.shared.u32 [%r3], %r0;\n ld.shared.u32 %r9, [%r5];",
@@ -89,6 +97,22 @@ WRONG = {
         "st.shared.u32 [%r3], %r0;\n shfl.sync.idx.b32 %r9, %r0, 0, 31, -1;\n"
         "ld.shared.u32 %r9, [%r7];",
         "race: reads what the store",
+    ),
+    "an arrival orders the lanes of its own warp no more than others": (
+        INIT.format(count=64) + "st.shared.u32 [%r3], %r0;\n"
+        "mbarrier.arrive.shared::cta.b64 _, [%r8];\n ld.shared.u32 %r9, [%r7];",
+        "race: reads what the store",
+    ),
+    "one lane arrives for its warp": (
+        INIT.format(count=1) + "st.shared.u32 [%r3], %r0;\n"
+        "@%p0 mbarrier.arrive.shared::cta.b64 _, [%r8];\n"
+        + WAIT.format(parity=0)
+        + "ld.shared.u32 %r9, [%r7];",
+        "race: reads what the store",
+    ),
+    "a shuffle that its guard keeps some lanes from": (
+        "setp.lt.u32 %p1, %r0, 16;\n @%p1 shfl.sync.idx.b32 %r9, %r0, 3, 31, -1;",
+        "its guard leaves out lanes|hang",
     ),
     "uninitialised shared memory": ("ld.shared.u32 %r9, [%r3];", "nobody has written"),
     "a copy that was not waited for, read": (
@@ -113,7 +137,7 @@ WRONG = {
     ),
     "a barrier that not all lanes reach together": (
         "setp.lt.u32 %p1, %r0, 16;\n @%p1 bra skip;\n bar.sync 0;\nskip:",
-        "only some lanes of the warp",
+        r"hang[\s\S]*bar.sync 0: lanes ffff0000 wait for lanes that must execute it with them",
     ),
     "a barrier that a warp never reaches": (
         "setp.lt.u32 %p1, %r0, 32;\n @%p1 bra skip;\n bar.sync 1, 64;\nskip: bar.sync 0;",
@@ -159,10 +183,21 @@ WRONG = {
         "has yet to write|nobody has written|race|hang",
     ),
     "a bulk store of what was not fenced": (
-        "st.shared.u32 [%r3], %r0;\n bar.sync 0;\n @!%p0 bra after;\n"
-        "cp.async.bulk.global.shared::cta.bulk_group [%rd0], [%r2], 64;\n"
-        "cp.async.bulk.commit_group;\n cp.async.bulk.wait_group 0;\nafter:",
+        "st.shared.u32 [%r3], %r0;\n bar.sync 0;\n" + BULK_STORE,
         "no fence.proxy.async",
+    ),
+    "a bulk store of what was written after the fence": (
+        "fence.proxy.async.shared::cta;\n st.shared.u32 [%r3], %r0;\n bar.sync 0;\n" + BULK_STORE,
+        "no fence.proxy.async",
+    ),
+    "a bulk store of what only one lane has fenced": (
+        "st.shared.u32 [%r3], %r0;\n @%p0 fence.proxy.async.shared::cta;\n bar.sync 0;\n"
+        + BULK_STORE,
+        "no fence.proxy.async",
+    ),
+    "a bulk copy that nobody waits for": (
+        INIT.format(count=1) + BULK.format(expected=64),
+        "nobody has waited for the copy of PTX line",
     ),
     "a trap": ("@%p0 trap;", "lane 0: .*trapped"),
     "a loop without end": ("again: bra again;", "hang: still running after 10001"),
@@ -264,6 +299,38 @@ RIGHT = {
         "atom.shared.add.u32 %r9, [%r2], 2;\n bar.sync 0;\n"
         "ld.shared.u32 %r9, [%r2];\n st.global.u32 [%rd2], %r9;",
         lambda t: 128 + 0 * t,
+    ),
+    "a path that ends before a barrier": (
+        "setp.ge.u32 %p1, %r0, 40;\n @%p1 bra early;\n bar.sync 0;\n st.global.u32 [%rd2], %r0;\n"
+        "exit;\nearly: mul.lo.u32 %r9, %r0, 9;\n st.global.u32 [%rd2], %r9;",
+        lambda t: np.where(t < 40, t, 9 * t),
+    ),
+    "masks of their own for parts of a warp": (
+        "and.b32 %r9, %r0, 24;\n mov.u32 %r10, 255;\n shl.b32 %r10, %r10, %r9;\n"
+        "redux.sync.max.u32 %r9, %r0, %r10;\n st.global.u32 [%rd2], %r9;",
+        lambda t: t | 7,
+    ),
+    "a fence between the stores and a bulk store": (
+        "st.shared.u32 [%r3], %r0;\n fence.proxy.async.shared::cta;\n bar.sync 0;\n" + BULK_STORE,
+        lambda t: np.where(t < 16, t, -1),
+    ),
+    "a copy with a cache policy": (
+        "createpolicy.fractional.L2::evict_first.b64 %rd7, 1.0;\n st.global.u32 [%rd2], %r0;\n"
+        "cp.async.ca.shared.global.L2::cache_hint [%r3], [%rd2], 4, %rd7;\n"
+        "cp.async.commit_group;\n cp.async.wait_group 0;\n"
+        "ld.shared.u32 %r9, [%r3];\n st.global.u32 [%rd2], %r9;",
+        lambda t: t,
+    ),
+    "a copy that ignores its source where a predicate holds": (
+        "setp.lt.u32 %p1, %r0, 10;\n st.global.u32 [%rd2], %r0;\n"
+        "cp.async.ca.shared.global [%r3], [%rd2], 4, %p1;\n"
+        "cp.async.commit_group;\n cp.async.wait_group 0;\n"
+        "ld.shared.u32 %r9, [%r3];\n st.global.u32 [%rd2], %r9;",
+        lambda t: np.where(t < 10, 0, t),
+    ),
+    "a number with a point, and directives with no space between": (
+        "{.reg.b32 f; mov.f32 f, 1.5; cvt.rzi.s32.f32 f, f; st.global.u32 [%rd2], f;}",
+        lambda t: 1 + 0 * t,
     ),
     "a label in two scopes": (
         "{ .reg .pred q; setp.eq.u32 q, %r0, 0; @q bra in; mov.u32 %r9, 1; in: }\n"

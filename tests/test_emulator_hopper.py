@@ -142,6 +142,7 @@ OVERWRITES = "may still read|is to write|race: overwrites what"
 READS_EARLY = "has yet to write|that nobody has written|race: reads what the store"
 NO_MBARRIER = "there is no mbarrier|uses the mbarrier that PTX line .* initialises, with no barrier"
 FILL_WAIT = "ptx::mbarrier_wait(shared.empty(turn.stage), turn.parity ^ 1);"
+STAGE = "  stage_result<Y>(shared_y, problem, m, n, sums);\n"
 STORE_FENCE = "  ptx::fence_proxy_async_shared();\n"
 STORE_BARRIER = "  ptx::barrier_sync(barrier, kWarpgroup);\n"
 STORE_WAIT = "ptx::bulk_wait_group_read<0>();"
@@ -172,7 +173,7 @@ MUTANTS = {
     ),
     "too few bytes expected": Mutant("(full, kXBytes + kWBytes)", "(full, kXBytes)", READS_EARLY),
     "mbarriers used before all know them": Mutant("  synchronise<kBlocks>();\n", "", NO_MBARRIER),
-    "no wgmma.fence": Mutant("ptx::wgmma_fence();", "", "was written since the last wgmma.fence"),
+    "no wgmma.fence": Mutant("ptx::wgmma_fence();", "", "was used since the last wgmma.fence"),
     "no wgmma.commit_group": Mutant("ptx::wgmma_commit_group();", "", "may still read"),
     "no wgmma.wait_group before sums are read": Mutant(
         "ptx::wgmma_wait_group<0>();", "", "has in hand until wgmma.wait_group"
@@ -185,6 +186,14 @@ MUTANTS = {
     ),
     "no proxy fence before the store": Mutant(
         STORE_FENCE, "", "reads asynchronously .* with no fence.proxy.async"
+    ),
+    "a proxy fence before what it is for": Mutant(
+        STAGE + STORE_FENCE, STORE_FENCE + STAGE, "reads asynchronously .* with no fence.proxy.async"
+    ),
+    "a proxy fence of one lane of each warp": Mutant(
+        STORE_FENCE,
+        "  if (threadIdx.x % 32 == 0) ptx::fence_proxy_async_shared();\n",
+        "reads asynchronously .* with no fence.proxy.async",
     ),
     "no barrier before the store": Mutant(
         STORE_FENCE + STORE_BARRIER, STORE_FENCE, "race: reads what the store"

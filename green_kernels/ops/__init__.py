@@ -1,6 +1,6 @@
 """The ops, a module each, named as their kernels are in csrc/ and triton_kernels/."""
 
-from green_kernels.ops._op import BACKENDS, OPS, add_backend, use
+from green_kernels.ops._op import BACKENDS, OPS, use
 from green_kernels.ops.int8_linear import int8_linear
 from green_kernels.ops.int8_matmul import ACTIVATIONS, MAX_K, int8_matmul
 from green_kernels.ops.pack import is_fast_on_cpu, pack_weight
@@ -11,7 +11,6 @@ __all__ = [
     "BACKENDS",
     "MAX_K",
     "OPS",
-    "add_backend",
     "int8_linear",
     "int8_matmul",
     "is_fast_on_cpu",

@@ -134,10 +134,15 @@ class op:
 def add_backend(backend: str, kernels: dict[str, Callable]) -> None:
     """Make `backend` one that `use` takes: each op runs on its kernel of `kernels`, by name.
 
-    For tests, which have kernels of their own to try; `BACKENDS` stays what it is.
+    For tests, which have kernels of their own to try; `BACKENDS` stays what it is. An op that has
+    none says so when it is called.
     """
-    for name, op in OPS.items():
-        op._add(backend, kernels[name])
+    for name, one in OPS.items():
+
+        def lacks(*args, _name=name, **kwargs):
+            raise NotImplementedError(f"{_name} has no kernel on the backend {backend}")
+
+        one._add(backend, kernels.get(name, lacks))
     _added.append(backend)
 
 

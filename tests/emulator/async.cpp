@@ -4,7 +4,7 @@ namespace emulator {
 namespace {
 
 Access access_of(const Warp& warp, int lane, bool asynchronous) {
-  return {warp.now(), lane, warp.instruction->at.line, &warp.clock, &warp.fenced, asynchronous};
+  return {warp.now(lane), lane, warp.instruction->at.line, &warp.clock, &warp.fenced, asynchronous};
 }
 
 }  // namespace
@@ -55,7 +55,7 @@ void finish(AsyncOperation& operation, Epoch epoch, int lane, bool generic) {
   const Access access{epoch, lane, operation.line, nullptr, nullptr, !generic};
   for (const SharedRange& range : operation.writes) {
     range.place.block->shared.end(true, range.place.offset, range.size);
-    range.place.block->shared.record_write(access, range.place.offset, range.size);
+    range.place.block->shared.record_write(access, range.place.offset, range.size, nullptr);
   }
   for (const SharedRange& range : operation.reads) {
     range.place.block->shared.end(false, range.place.offset, range.size);

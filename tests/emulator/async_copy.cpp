@@ -1,6 +1,5 @@
 // cp.async: each lane copies 4, 8 or 16 bytes from global to shared memory, in groups. (PTX ISA,
-// "Data Movement and Conversion Instructions: Non-bulk copy".) The form with a predicate for
-// ignore-src is not told from the one with a size, and not known. Bulk copies' groups are here too.
+// "Data Movement and Conversion Instructions: Non-bulk copy".) Bulk copies' groups are here too.
 #include <utility>
 
 #include "async.h"
@@ -8,11 +7,19 @@
 namespace emulator {
 namespace {
 
-void copy(Warp& warp, const Instruction& at, int lane, uint32_t size, uint64_t to, uint64_t from) {
-  uint32_t bytes = size;
-  if (at.operands.size() > 3) bytes = uint32_t(warp.lanes(at.operands[3])[lane]);
-  if (bytes > size)
-    warp.fail("copies " + std::to_string(bytes) + " of " + std::to_string(size) + " bytes", lane);
+// How many bytes are read, `size` being how many are written: a number, src-size, or none if a
+// predicate, ignore-src, holds.
+uint32_t source_bytes(Warp& warp, const Operand& operand, int lane, uint32_t size) {
+  const uint64_t value = warp.lanes(operand)[lane];
+  if (operand.is_predicate) return (value & 1) != uint64_t(operand.negated) ? 0 : size;
+  if (uint32_t(value) > size)
+    warp.fail(
+        "copies " + std::to_string(uint32_t(value)) + " of " + std::to_string(size) + " bytes",
+        lane);
+  return uint32_t(value);
+}
+
+void copy(Warp& warp, int lane, uint32_t size, uint32_t bytes, uint64_t to, uint64_t from) {
   AsyncOperation operation;
   operation.name = "cp.async";
   const SharedPlace place = shared_place(warp, lane, to, size, size);
@@ -44,7 +51,7 @@ void wait(Warp& warp, uint64_t pending) {
     for (; groups.size() > pending; groups.pop_front())
       for (const AsyncPointer& operation : groups.front()) {
         take_effect(*operation);
-        finish(*operation, warp.now(), lane, /*generic=*/!kBulk);
+        finish(*operation, warp.now(lane), lane, /*generic=*/!kBulk);
       }
   });
 }
@@ -79,8 +86,10 @@ void decode_copy(Modifiers& modifiers, Instruction& instruction) {
     const bool past_l1 = modifiers.take_one({"ca", "cg"}) == "cg";
     modifiers.take_one({"shared", "shared::cta"});
     modifiers.take_one({"global"});
-    modifiers.take_any("L2::cache_hint L2::64B L2::128B L2::256B");
-    expect_operands(instruction, 3, 5);
+    const size_t policies = modifiers.take("L2::cache_hint");  // the last operand
+    modifiers.take_any("L2::64B L2::128B L2::256B");
+    expect_operands(instruction, 3 + policies, 4 + policies);
+    const bool has_bytes = instruction.operands.size() == 4 + policies;
     instruction.run = [=](Warp& warp, const Instruction& at) {
       const uint64_t size = warp.lanes(at.operands[2])[first_lane(warp.active)];
       if (size != 16 && (past_l1 || (size != 4 && size != 8)))
@@ -92,8 +101,11 @@ void decode_copy(Modifiers& modifiers, Instruction& instruction) {
       });
       count_shared(warp, to.data(), warp.active, uint32_t(size));
       count_global(warp, from.data(), warp.active, uint32_t(size));
-      for_lanes(warp.active,
-                [&](int lane) { copy(warp, at, lane, uint32_t(size), to[lane], from[lane]); });
+      for_lanes(warp.active, [&](int lane) {
+        const uint32_t bytes =
+            has_bytes ? source_bytes(warp, at.operands[3], lane, uint32_t(size)) : uint32_t(size);
+        copy(warp, lane, uint32_t(size), bytes, to[lane], from[lane]);
+      });
     };
   }
 }

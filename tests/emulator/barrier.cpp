@@ -38,9 +38,9 @@ void arrive(Warp& warp, Barrier& barrier, uint32_t expected, uint32_t all, bool 
   if (barrier.arrived > expected)
     warp.fail("more than the " + std::to_string(expected) + " threads that are expected");
   if (releases) {
-    barrier.clock.join(warp.clock);
+    warp.show(warp.active, barrier.clock);
     barrier.fenced.join(warp.fenced);
-    warp.advance();
+    warp.advance(warp.active);
   }
   complete_if_due(barrier);
 }
@@ -73,11 +73,10 @@ void wait(Warp& warp, Barrier& barrier, uint64_t generation, const std::string& 
 enum class Reduction { kNone, kPopc, kAnd, kOr };
 
 struct BlockBarrier {
-  bool aligned, waits;
+  bool waits;
   Reduction reduction;
 
   void operator()(Warp& warp, const Instruction& at) const {
-    if (aligned) warp.expect_converged();
     const size_t first = reduction == Reduction::kNone ? 0 : 1;
     const size_t count = at.operands.size() - first - (first ? 1 : 0);
     const int lane = first_lane(warp.active);
@@ -119,20 +118,19 @@ struct BlockBarrier {
 void decode_warp_barrier(Instruction& instruction) {
   expect_operands(instruction, 1, 1);
   instruction.run = [](Warp& warp, const Instruction& at) {
-    const uint32_t lanes = uint32_t(warp.lanes(at.operands[0])[first_lane(warp.active)]);
-    if (~lanes & warp.active) warp.fail("lanes execute it that its mask does not name");
-    if (warp.gather(lanes)) warp.advance();
+    if (!warp.gather(at.operands[0])) return;
+    warp.show(warp.active, warp.clock);
+    warp.advance(warp.active);
   };
 }
 
 void decode_cluster_barrier(Modifiers& modifiers, Instruction& instruction) {
   const bool arrives = modifiers.take_one({"arrive", "wait"}) == "arrive";
-  const bool aligned = modifiers.take("aligned");
+  modifiers.take("aligned");
   const bool relaxed = arrives && modifiers.take("relaxed");
   modifiers.take(arrives ? "release" : "acquire");
   expect_operands(instruction, 0, 0);
   instruction.run = [=](Warp& warp, const Instruction&) {
-    if (aligned) warp.expect_converged();
     Barrier& barrier = warp.block.cluster.barrier;
     if (!arrives) {
       if (warp.cluster_generation == 0)
@@ -155,8 +153,7 @@ void decode_barrier(Modifiers& modifiers, Instruction& instruction) {
   if (modifiers.take("cluster")) return decode_cluster_barrier(modifiers, instruction);
   modifiers.take("cta");
   BlockBarrier run;
-  // bar is short for barrier .. .aligned.
-  run.aligned = modifiers.take("aligned") || modifiers.base() == "bar";
+  modifiers.take("aligned");
   const std::string kind = modifiers.take_one({"sync", "arrive", "red"});
   run.waits = kind != "arrive";
   run.reduction = Reduction::kNone;
@@ -187,7 +184,9 @@ void decode_fence(Modifiers& modifiers, Instruction& instruction) {
       "sync_restrict::shared::cluster");
   expect_operands(instruction, 0, 2);
   instruction.run = [=](Warp& warp, const Instruction&) {
-    if (shows) warp.fenced.join(warp.clock);
+    if (!shows) return;
+    warp.show(warp.active, warp.fenced);
+    warp.advance(warp.active);
   };
 }
 

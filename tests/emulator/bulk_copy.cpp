@@ -219,7 +219,7 @@ void complete(AsyncOperation& operation, SharedPlace place) {
     fail("the mbarrier of the " + operation.name + " of PTX line " +
          std::to_string(operation.line) + " was gone when the copy completed");
   finish(operation, completion_epoch(found->second), kWholeWarp, /*generic=*/false);
-  complete_transactions(found->second, operation.writes.front().size);
+  complete_transactions(found->second, operation.writes.front().size, operation.line);
 }
 
 // Into shared memory.

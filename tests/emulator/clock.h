@@ -1,5 +1,6 @@
-// Vector clocks: who has synchronised with whom. An actor is a warp, an mbarrier (for what arrives
-// through it) or a warpgroup (for its wgmma); actors are numbered within their cluster.
+// Vector clocks: who has synchronised with whom. An actor is a thread, an mbarrier (for what
+// arrives through it) or a warpgroup (for its wgmma); actors are numbered within their cluster, the
+// threads of a warp in a row.
 #pragma once
 
 #include <algorithm>

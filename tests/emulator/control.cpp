@@ -55,7 +55,6 @@ void decode_setmaxnreg(Modifiers& modifiers, Instruction& instruction) {
   for (const char* word : {"sync", "aligned", "u32"}) modifiers.take_one({word});
   expect_operands(instruction, 1, 1);
   instruction.run = [=](Warp& warp, const Instruction& at) {
-    warp.expect_converged();
     Block& block = warp.block;
     const int start = starting_registers(block), count = int(warp.lanes(at.operands[0])[0]);
     if (count < 24 || count > 256 || count % 8)

@@ -46,6 +46,12 @@ def number_or_any(tensor):
     return 0 if tensor is None else number(tensor.dtype)
 
 
+def drawn_seed():
+    """Of one launch: drawn even where EMULATOR_SEED decides, so that all else stays the same."""
+    seed = int(torch.randint(1, 2**31, ()))
+    return emulator.SEED or seed
+
+
 class CudaOps:
     """The ops of one module of launchers on one kind of device."""
 
@@ -57,7 +63,7 @@ class CudaOps:
     @contextmanager
     def launching(self, *outputs, readonly):
         sm_count = SM_COUNTS[int(torch.randint(len(SM_COUNTS), ()))]
-        seed = emulator.SEED or int(torch.randint(1, 2**31, ()))
+        seed = drawn_seed()
         with (
             emulator.device(self.preset._replace(sm_count=sm_count), seed=seed),
             emulator.buffers(*outputs, readonly=readonly),

@@ -63,7 +63,7 @@ std::string hang_report(const std::vector<std::unique_ptr<Cluster>>& resident) {
           char lanes[16];
           std::snprintf(lanes, sizeof lanes, "%08x", split.mask);
           text += "  " + warp->place() + ": lanes " + lanes + " wait for " +
-                  (split.wait ? split.wait->what : std::string("the other lanes it names")) + "\n";
+                  (split.wait ? split.wait->what : std::string("lanes that must execute it with them")) + "\n";
         }
   return text;
 }
@@ -79,12 +79,16 @@ void check_end(Cluster& cluster) {
       if (block->barriers[i].arrived)
         fail(where + "barrier " + std::to_string(i) + " has " +
              std::to_string(block->barriers[i].arrived) + " arrivals that nobody waited for");
-    for (const auto& [offset, mbarrier] : block->mbarriers)
+    for (const auto& [offset, mbarrier] : block->mbarriers) {
+      if (mbarrier.unwatched)
+        fail(where + "nobody has waited for the copy of PTX line " +
+             std::to_string(mbarrier.unwatched));
       if (mbarrier.transactions != 0 || mbarrier.pending != mbarrier.expected)
         fail(where + "the mbarrier of PTX line " + std::to_string(mbarrier.init_line) +
              " is left in mid-phase: " + std::to_string(mbarrier.pending) + " of " +
              std::to_string(mbarrier.expected) + " arrivals and " +
              std::to_string(mbarrier.transactions) + " bytes pending");
+    }
   }
 }
 

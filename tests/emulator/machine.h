@@ -54,6 +54,7 @@ struct Split {
   int join = -1;  // of Warp::joins, where they are to meet others
   std::optional<Wait> wait;
   bool rendezvous = false;  // whether they wait, before pc, for lanes of a .sync instruction
+  uint32_t here = 0;        // and which of them have come to execute it
   uint32_t sync_mask = 0;   // the lanes that it names
 };
 
@@ -102,31 +103,33 @@ class Warp {
   // Ends the current lanes. Fails if they leave asynchronous work behind.
   void exit_lanes();
 
-  // For instructions that name the lanes which execute them together (.sync): whether they are all
-  // here. If not, the current ones stop before the instruction until they are.
-  bool gather(uint32_t lanes);
+  // For instructions that name the lanes which execute them together (.sync), by masks that may
+  // differ: whether those of one mask are all here, and made the active ones. If not, they stop
+  // before the instruction until they are. Lanes of other masks go their own way up to the next.
+  bool gather(const Operand& mask);
 
   std::string place(int lane = -1) const;  // "kernel k, block 0,0,0, warp 1: PTX line 7 (k.cu:3)"
-
-  // Fails unless all lanes of the warp execute the current instruction together (.aligned).
-  void expect_converged();
 
   // Stops the current lanes until `wait` is ready; they go on after the current instruction.
   void block_on(Wait wait) { split->wait = std::move(wait); }
 
-  // Its present, as others may come to know it; what it does after `advance` is not part of it.
-  Epoch now() const { return {actor, clock[actor]}; }
-  void advance() { clock.set({actor, clock[actor] + 1}); }
+  // A lane's present. What lanes do after a release, a barrier or a fence is of a later one.
+  Epoch now(int lane) const {
+    return lane == kWholeWarp ? Epoch{actor, times[0]} : Epoch{actor + lane, times[lane]};
+  }
+  void show(uint32_t lanes, Clock& to) const;  // what these lanes know and have done
+  void advance(uint32_t lanes);
 
   uint32_t thread(int lane) const { return uint32_t(index) * kLanes + lane; }  // in its block
   int warpgroup() const { return index / 4; }
 
   Block& block;
   const int index;  // in its block
-  const int actor;  // in its cluster's clocks
+  const int actor;  // of lane 0, in its cluster's clocks; the others follow
   uint32_t live;    // lanes that have not exited
   Clock clock;      // what happened before now, as far as this warp has synchronised
-  Clock fenced;     // the part of it that a proxy fence has made visible to asynchronous reads
+  Clock fenced;     // what a proxy fence has made visible to asynchronous reads
+  std::array<uint32_t, kLanes> times;  // of the lanes' threads
   std::vector<uint64_t> registers;
   std::vector<uint8_t> local;  // of all lanes, one after the other
 
@@ -145,7 +148,7 @@ class Warp {
   // other instruction touch the former or write the latter.
   std::vector<int> busy;
   int busy_count = 0;          // of them, those that are not 0
-  bool wgmma_unfenced = true;  // a register of some wgmma was written since the last wgmma.fence
+  bool wgmma_unfenced = true;  // a register of some wgmma was used since the last wgmma.fence
   std::shared_ptr<WgmmaOfWarp> wgmma;
   uint64_t cluster_generation = 0;  // of the cluster's barrier, which it waits for
   int max_registers = 0;            // as setmaxnreg says; 0 before
@@ -158,6 +161,8 @@ class Warp {
   void trace(const Instruction& done, uint32_t mask);
   Split* gathered(Split& parked);
   void drop(const Split& split);
+  bool stop_for(uint32_t lanes);
+  void join_at(int pc);
 };
 
 struct Barrier {                       // bar, barrier: one of a block's sixteen, or a cluster's
@@ -174,6 +179,7 @@ struct Mbarrier {
   uint32_t expected = 0, pending = 0;
   int64_t transactions = 0;  // bytes
   uint64_t phase = 0;        // completed phases
+  int unwatched = 0;         // line of a copy that has arrived, and for which nobody has waited
   int actor = -1;            // in the cluster's clocks; asynchronous writes are ordered by it
   Clock clock, fenced;       // of the arrivals up to now
   Clock released, released_fenced;  // of the phases completed
@@ -204,7 +210,7 @@ struct Block {
 
 struct Cluster {
   Cluster(Machine& machine, std::array<uint32_t, 3> first_block);
-  int new_actor() { return actors++; }
+  int new_actors(int count) { return (actors += count) - count; }
 
   Machine& machine;
   std::vector<std::unique_ptr<Block>> blocks;

@@ -24,7 +24,6 @@ void decode_move(Modifiers& modifiers, Instruction& instruction) {
   expect_operands(instruction, 2, 2);
   const std::vector<int> registers = registers_of(instruction, kLoads ? 0 : 1, matrices);
   instruction.run = [=](Warp& warp, const Instruction& at) {
-    warp.expect_converged();
     // Lane i gives the address of row i, eight to a matrix. Of a shared address 32 bits count: its
     // register may have no more.
     const Operand& address = at.operands[kLoads ? 1 : 0];
@@ -65,7 +64,6 @@ struct Mma {
 
 template <typename T>
 void run_mma(Warp& warp, const Instruction& at, const Mma& mma) {
-  warp.expect_converged();
   const Product& product = mma.product;
   Matrix<T> a(16, product.a_columns()), b(8, product.k);
   for (size_t i = 0; i < mma.a.size(); ++i)

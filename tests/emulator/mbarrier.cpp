@@ -16,7 +16,7 @@ constexpr double kFalseNo = 0.1;
 SharedPlace place_of(Warp& warp, const Operand& operand, int lane) {
   const SharedPlace place =
       shared_place(warp, lane, address_of(warp, operand, lane), kBytes, kBytes);
-  visit(warp, place);
+  visit(warp, lane, place);
   return place;
 }
 
@@ -45,8 +45,8 @@ void initialise(Warp& warp, const Instruction& at, int lane) {
   Mbarrier& mbarrier = place.block->mbarriers[place.offset];
   mbarrier = Mbarrier();
   mbarrier.expected = mbarrier.pending = count;
-  mbarrier.actor = warp.block.cluster.new_actor();
-  mbarrier.initialised = warp.now();
+  mbarrier.actor = warp.block.cluster.new_actors(1);
+  mbarrier.initialised = warp.now(lane);
   mbarrier.init_line = at.at.line;
 }
 
@@ -55,6 +55,10 @@ void invalidate(Warp& warp, const Instruction& at, int lane) {
   const Mbarrier& mbarrier = mbarrier_at(warp, lane, place);
   if (mbarrier.transactions || mbarrier.pending != mbarrier.expected)
     warp.fail("invalidates an mbarrier in mid-phase", lane);
+  if (mbarrier.unwatched)
+    warp.fail("invalidates an mbarrier, and nobody has waited for the copy of PTX line " +
+                  std::to_string(mbarrier.unwatched),
+              lane);
   place.block->mbarriers.erase(place.offset);
   place.block->shared.mark_mbarrier(place.offset, false);
 }
@@ -81,14 +85,14 @@ struct Arrival {
       if (address == 1 && at.operands[0].kind == Operand::Kind::kValue)
         warp.lanes(at.operands[0])[lane] = mbarrier.phase;
       if (releases) {
-        mbarrier.clock.join(warp.clock);
+        warp.show(1u << lane, mbarrier.clock);
         mbarrier.fenced.join(warp.fenced);
       }
       if (drops) mbarrier.expected -= count;
       mbarrier.pending -= count;
       complete_if_due(mbarrier);
     });
-    if (releases) warp.advance();
+    if (releases) warp.advance(warp.active);
   }
 };
 
@@ -116,9 +120,10 @@ struct Waiting {
   void conclude(Warp& warp, const Operand& result, bool may_deny) const {
     const bool denies = may_deny && warp.block.cluster.machine.chance(kFalseNo);
     for (const One& one : all) {
-      const Mbarrier& mbarrier = mbarrier_at(warp, one.lane, one.place);
+      Mbarrier& mbarrier = mbarrier_at(warp, one.lane, one.place);
       const bool over = !denies && is_over(one);
       warp.lanes(result)[one.lane] = over;
+      if (over) mbarrier.unwatched = 0;
       if (over && acquires) {
         warp.clock.join(mbarrier.released);
         warp.fenced.join(mbarrier.released_fenced);
@@ -190,7 +195,7 @@ void decode_mbarrier(Modifiers& modifiers, Instruction& instruction) {
     instruction.run = kind == "expect_tx"
                           ? with_bytes(expect)
                           : with_bytes([](Warp&, Mbarrier& mbarrier, int64_t bytes, int) {
-                              complete_transactions(mbarrier, bytes);
+                              complete_transactions(mbarrier, bytes, 0);
                             });
     return;
   }
@@ -205,7 +210,7 @@ Mbarrier& mbarrier_at(Warp& warp, int lane, SharedPlace place) {
   const auto found = place.block->mbarriers.find(place.offset);
   if (found == place.block->mbarriers.end())
     warp.fail("there is no mbarrier at shared offset " + std::to_string(place.offset), lane);
-  if (found->second.initialised.actor != warp.actor &&
+  if (found->second.initialised.actor != warp.now(lane).actor &&
       !warp.clock.includes(found->second.initialised))
     warp.fail("race: uses the mbarrier that PTX line " + std::to_string(found->second.init_line) +
                   " initialises, with no barrier between them",
@@ -213,8 +218,9 @@ Mbarrier& mbarrier_at(Warp& warp, int lane, SharedPlace place) {
   return found->second;
 }
 
-void complete_transactions(Mbarrier& mbarrier, int64_t bytes) {
+void complete_transactions(Mbarrier& mbarrier, int64_t bytes, int line) {
   mbarrier.transactions -= bytes;
+  if (line) mbarrier.unwatched = line;
   complete_if_due(mbarrier);
 }
 

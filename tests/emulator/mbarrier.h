@@ -18,7 +18,8 @@ inline Epoch completion_epoch(const Mbarrier& mbarrier) {
   return {mbarrier.actor, uint32_t(mbarrier.phase + 1)};
 }
 
-// An asynchronous copy has moved `bytes`; completes the phase if nothing else is awaited.
-void complete_transactions(Mbarrier& mbarrier, int64_t bytes);
+// The asynchronous copy of PTX line `line` has moved `bytes`; completes the phase if nothing else
+// is awaited.
+void complete_transactions(Mbarrier& mbarrier, int64_t bytes, int line);
 
 }  // namespace emulator

@@ -41,7 +41,7 @@ void check_alignment(Warp& warp, int lane, uint64_t address, uint32_t alignment)
 }
 
 Access access_of(const Warp& warp, int lane) {
-  return {warp.now(), lane, warp.instruction->at.line, &warp.clock, &warp.fenced};
+  return {warp.now(lane), lane, warp.instruction->at.line, &warp.clock, &warp.fenced};
 }
 
 const Global* module_variable(const Warp& warp, uint64_t address, uint32_t size) {
@@ -125,9 +125,10 @@ SharedPlace shared_place(Warp& warp, int lane, uint64_t address, uint32_t size,
   return {&block, offset};
 }
 
-void visit(Warp& warp, SharedPlace place) {
+void visit(Warp& warp, int lane, SharedPlace place) {
+  const Epoch now = warp.now(lane);
   if (place.block != &warp.block)
-    place.block->visits[warp.actor] = {warp.now().time, warp.instruction->at.line};
+    place.block->visits[now.actor] = {now.time, warp.instruction->at.line};
 }
 
 void load(Warp& warp, Space space, int lane, uint64_t address, void* to, uint32_t size,
@@ -139,7 +140,7 @@ void load(Warp& warp, Space space, int lane, uint64_t address, void* to, uint32_
     return;
   }
   const SharedPlace place = shared_place(warp, lane, address, size, alignment);
-  visit(warp, place);
+  visit(warp, lane, place);
   SharedMemory& shared = place.block->shared;
   const Access access = access_of(warp, lane);
   if (const std::string wrong = shared.check_read(access, place.offset, size); !wrong.empty())
@@ -157,13 +158,13 @@ void store(Warp& warp, Space space, int lane, uint64_t address, const void* from
     return;
   }
   const SharedPlace place = shared_place(warp, lane, address, size, alignment);
-  visit(warp, place);
+  visit(warp, lane, place);
   SharedMemory& shared = place.block->shared;
   const Access access = access_of(warp, lane);
   if (const std::string wrong = shared.check_write(access, place.offset, size, from);
       !wrong.empty())
     warp.fail(wrong, lane);
-  shared.record_write(access, place.offset, size);
+  shared.record_write(access, place.offset, size, from);
   std::memcpy(shared.data() + place.offset, from, size);
 }
 
@@ -176,14 +177,14 @@ void update(Warp& warp, Space space, int lane, uint64_t address, uint32_t size,
     return;
   }
   const SharedPlace place = shared_place(warp, lane, address, size, size);
-  visit(warp, place);
+  visit(warp, lane, place);
   SharedMemory& shared = place.block->shared;
   Access access = access_of(warp, lane);
   access.atomic = true;
   std::string wrong = shared.check_read(access, place.offset, size);
   if (wrong.empty()) wrong = shared.check_write(access, place.offset, size, nullptr);
   if (!wrong.empty()) warp.fail(wrong, lane);
-  shared.record_write(access, place.offset, size);
+  shared.record_write(access, place.offset, size, nullptr);
   change(shared.data() + place.offset);
 }
 

@@ -48,7 +48,7 @@ SharedPlace shared_place(Warp& warp, int lane, uint64_t address, uint32_t size, 
 
 // Notes that a warp accesses a place itself, which must be there until then: another block may not
 // end before it has synchronised with that.
-void visit(Warp& warp, SharedPlace place);
+void visit(Warp& warp, int lane, SharedPlace place);
 
 // A pointer to registered global memory, checked likewise; or to the param window's own bytes, for
 // a tensor map that is a kernel's parameter.

@@ -197,6 +197,7 @@ class Builder {
     int count = 0;         // kFamily
     uint64_t address = 0;  // kAddress
     int label = -1;        // kLabel
+    bool is_predicate = false;
   };
 
   static uint64_t align(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
@@ -235,6 +236,7 @@ class Builder {
     if (variable.space == "reg") {
       binding.kind = variable.count ? Binding::Kind::kFamily : Binding::Kind::kRegister;
       binding.count = variable.count;
+      binding.is_predicate = variable.type == "pred";
       if (!variable.count) binding.slot = program_.slots++;
     } else if (variable.space == "shared" && variable.is_open) {
       binding.kind = Binding::Kind::kDynamicShared;
@@ -287,7 +289,10 @@ class Builder {
       const auto family = scopes_[i].find(name.substr(0, digits));
       if (family == scopes_[i].end() || family->second.kind != Binding::Kind::kFamily) continue;
       if (std::stoi(name.substr(digits)) >= family->second.count) return nullptr;
-      return &(scopes_[i][name] = {Binding::Kind::kRegister, program_.slots++});
+      Binding binding = family->second;
+      binding.kind = Binding::Kind::kRegister;
+      binding.slot = program_.slots++;
+      return &(scopes_[i][name] = binding);
     }
     return nullptr;
   }
@@ -352,6 +357,8 @@ class Builder {
         } else {
           operand.kind = Operand::Kind::kValue;
           operand.slot = slot_of(term.name);
+          const Binding* const value = find(term.name);
+          operand.is_predicate = value && value->is_predicate;
         }
         break;
       case Term::Kind::kAddress:
@@ -482,7 +489,9 @@ class Builder {
       instruction.guard = slot_of(node.guard);
       instruction.guard_negated = node.guard_negated;
     }
-    for (const Term& term : node.terms) {
+    const bool is_double = node.name.find(".f64") != std::string::npos;
+    for (Term term : node.terms) {
+      if (term.is_decimal && !is_double) term.bits = bits_of(float(as<double>(term.bits)));
       if (term.kind == Term::Kind::kPair)
         for (const Term& part : term.parts) instruction.operands.push_back(operand(part));
       else
@@ -496,8 +505,13 @@ class Builder {
     if (!modifiers.empty() || !instruction.run)
       fail("the emulator does not know it with ." + (modifiers.empty() ? "" : modifiers.left()[0]));
     for (const Operand& operand : instruction.operands)
+      if (operand.negated && !operand.is_predicate) fail("negates what is no predicate");
+    for (const Operand& operand : instruction.operands)
       for (const Special& clock : program_.clocks)
         instruction.reads_clock |= operand.slot == clock.slot;
+    // bar is short for barrier .. .aligned; that of a warp is another instruction.
+    instruction.is_aligned = node.name.find(".aligned") != std::string::npos ||
+                             (modifiers.base() == "bar" && node.name.rfind("bar.warp", 0) != 0);
     instruction.is_wgmma = node.name.rfind("wgmma.mma_async", 0) == 0;
     program_.code.push_back(std::move(instruction));
   }
@@ -591,10 +605,7 @@ class Builder {
     for (int i = 0; i < end; ++i) {
       Instruction& at = program_.code[i];
       if (at.flow != Instruction::Flow::kBranch || at.guard < 0) continue;
-      if (dominator[i] >= 0 && dominator[i] < end) {
-        at.meeting = dominator[i];
-        program_.code[dominator[i]].is_meeting = true;
-      }
+      if (dominator[i] >= 0 && dominator[i] < end) at.meeting = dominator[i];
     }
   }
 
@@ -611,10 +622,10 @@ class Builder {
           if (operand.kind == Operand::Kind::kVector) slots_of(operand, used);
     if (used.empty()) return;
     for (Instruction& at : program_.code) {
-      std::set<int> written;
-      if (!at.is_wgmma && !at.operands.empty() && at.operands[0].kind != Operand::Kind::kAddress)
-        slots_of(at.operands[0], written);
-      for (const int slot : written) at.writes_wgmma_register |= used.count(slot) > 0;
+      std::set<int> slots;
+      if (!at.is_wgmma)
+        for (const Operand& operand : at.operands) slots_of(operand, slots);
+      for (const int slot : slots) at.uses_wgmma_register |= used.count(slot) > 0;
     }
   }
 

@@ -26,6 +26,7 @@ struct Operand {
   int slot = -1;               // of a value, or of an address's base
   int64_t offset = 0;          // of an address
   bool negated = false;        // !p
+  bool is_predicate = false;   // a register of type .pred
   int target = -1;             // a label's instruction
   std::vector<Operand> parts;  // of a vector; of an address, what follows its comma
 };
@@ -40,9 +41,9 @@ struct Instruction {
   enum class Flow { kNext, kBranch, kExit } flow = Flow::kNext;  // where it goes if its guard holds
   int target = -1;                                               // of a branch
   int meeting = -1;  // of a branch: where diverged lanes wait for each other, or -1 for the exit
-  bool is_meeting = false;  // some branch's lanes meet before this instruction
   bool reads_clock = false;
-  bool is_wgmma = false, writes_wgmma_register = false;  // the latter of all others
+  bool is_aligned = false;  // all lanes of a warp that have not exited execute it together
+  bool is_wgmma = false, uses_wgmma_register = false;  // the latter of all others
 };
 
 // The modifiers of an opcode, as ".sync.aligned.m8n8" -> sync, aligned, m8n8. Whoever decodes it

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
+#include <cstring>
 
 namespace emulator {
 
@@ -35,6 +36,7 @@ struct Token {
   std::string text;
   uint64_t bits = 0;
   int line = 0;
+  bool is_decimal = false;
 };
 
 bool is_word(char c) {
@@ -86,6 +88,7 @@ class Lexer {
     if (std::isdigit(static_cast<unsigned char>(at()))) {
       token.kind = Token::Kind::kNumber;
       while (std::isalnum(static_cast<unsigned char>(at()))) ++position_;
+      if (at() == '.') return decimal(begin);
       token.text = text_.substr(begin, position_ - begin);
       token.bits = number(token.text);
     } else if (is_word(at())) {
@@ -93,6 +96,12 @@ class Lexer {
       while (is_word(at()) || (at() == ':' && at(1) == ':' && is_word(at(2))))
         position_ += at() == ':' ? 2 : 1;
       token.text = text_.substr(begin, position_ - begin);
+      // `.reg.b32` is two directives; an opcode with its modifiers is one word.
+      const size_t next = token.text.find('.', 1);
+      if (token.text[0] == '.' && next != std::string::npos) {
+        token.text.resize(next);
+        position_ = begin + next;
+      }
     } else if (at() == '"') {
       token.kind = Token::Kind::kString;
       for (++position_; position_ < text_.size() && at() != '"'; ++position_)
@@ -103,6 +112,18 @@ class Lexer {
       token.kind = Token::Kind::kMark;
       token.text = std::string(1, text_[position_++]);
     }
+    return token;
+  }
+
+  // 1.0 and 2.5e-3, as the bits of a double.
+  Token decimal(size_t begin) {
+    const char* const first = text_.c_str() + begin;
+    char* end = nullptr;
+    const double value = std::strtod(first, &end);
+    position_ = begin + (end - first);
+    Token token{Token::Kind::kNumber, text_.substr(begin, end - first), 0, line_};
+    std::memcpy(&token.bits, &value, sizeof value);
+    token.is_decimal = true;
     return token;
   }
 
@@ -380,6 +401,12 @@ class Parser {
       take();
     } else if (take_if(";")) {
       return;
+    } else if (peek().kind == Token::Kind::kWord && peek().text[0] == '.') {
+      node.name = take().text;  // .callprototype and the like: unknown, where a kernel has them
+      while (!take_if(";")) {
+        if (peek().kind == Token::Kind::kEnd) wrong("';'");
+        take();
+      }
     } else {
       instruction(node);
     }
@@ -449,6 +476,7 @@ class Parser {
       term.name = take().text;
     } else {
       term.kind = Term::Kind::kNumber;
+      term.is_decimal = peek().is_decimal;
       term.bits = number("an operand");
     }
     return term;

@@ -36,7 +36,8 @@ struct Term {
   Kind kind = Kind::kName;
   std::string name;
   uint64_t bits = 0;
-  bool negated = false;  // !p
+  bool negated = false;     // !p
+  bool is_decimal = false;  // a number written 1.0: its bits are a double's
   std::vector<Term> parts;
 };
 

@@ -1,12 +1,9 @@
-// The rules of shared memory. An access conflicts with an earlier one of another thread, unless
-// they are ordered: by a barrier or mbarrier between warps (vector clocks), by a barrier of the
-// warp between its lanes (its own time has advanced).
+// The rules of shared memory: an access conflicts with an earlier one of another thread, unless a
+// barrier or an mbarrier is between them, as vector clocks tell.
 #include "shared_memory.h"
 
 namespace emulator {
 namespace {
-
-uint32_t lanes_of(int lane) { return lane == kWholeWarp ? 0 : 1u << lane; }
 
 std::string of_line(const char* what, uint32_t line) {
   return std::string(what) + " of PTX line " + std::to_string(line);
@@ -14,10 +11,11 @@ std::string of_line(const char* what, uint32_t line) {
 
 }  // namespace
 
-bool SharedMemory::is_ordered(const Access& access, Epoch before, uint32_t lanes_before) {
-  if (before.actor != access.epoch.actor) return access.clock->includes(before);
-  const bool same_thread = !(lanes_before & ~lanes_of(access.lane));
-  return access.lane == kWholeWarp || same_thread || before.time < access.epoch.time;
+bool SharedMemory::is_ordered(const Access& access, Epoch before) {
+  const int apart = before.actor - access.epoch.actor;
+  if (apart == 0) return true;
+  if (access.lane == kWholeWarp && apart > 0 && apart < 32) return true;
+  return access.clock->includes(before);
 }
 
 std::string SharedMemory::check_read(const Access& access, uint32_t offset, uint32_t size) const {
@@ -29,7 +27,7 @@ std::string SharedMemory::check_read(const Access& access, uint32_t offset, uint
              " has yet to write, with no wait for it";
     if (!cell.initialised) return "reads shared memory that nobody has written";
     const Epoch written{cell.writer, cell.write_time};
-    if (!(cell.atomic && access.atomic) && !is_ordered(access, written, lanes_of(cell.write_lane)))
+    if (!(cell.atomic && access.atomic) && !is_ordered(access, written))
       return of_line("race: reads what the store", cell.write_line) +
              " wrote, with no barrier between them";
     if (access.asynchronous && cell.generic && !access.fenced->includes(written))
@@ -51,14 +49,14 @@ std::string SharedMemory::check_write(const Access& access, uint32_t offset, uin
       return of_line("overwrites what the asynchronous operation", cell.async_line) +
              " may still read, with no wait for it";
     for (const Reader& reader : reader_sets_[cell.readers])
-      if (!is_ordered(access, reader.epoch, reader.lanes))
-        return of_line("race: overwrites what the load", reader.line) +
-               " reads, with no barrier between them";
+      for (uint32_t lanes = reader.lanes; lanes; lanes &= lanes - 1)
+        if (!is_ordered(access, {reader.first.actor + __builtin_ctz(lanes), reader.first.time}))
+          return of_line("race: overwrites what the load", reader.line) +
+                 " reads, with no barrier between them";
     if (cell.writer < 0 || (cell.atomic && access.atomic)) continue;
     // Threads may store one value at one place, as Triton's do where a tensor is small.
     const bool same_value = from && static_cast<const uint8_t*>(from)[i - offset] == bytes_[i];
-    if (!same_value &&
-        !is_ordered(access, {cell.writer, cell.write_time}, lanes_of(cell.write_lane)))
+    if (!same_value && !is_ordered(access, {cell.writer, cell.write_time}))
       return of_line("race: overwrites what the store", cell.write_line) +
              " wrote, with no barrier between them";
   }
@@ -77,12 +75,14 @@ void SharedMemory::record_read(const Access& access, uint32_t offset, uint32_t s
   }
 }
 
-void SharedMemory::record_write(const Access& access, uint32_t offset, uint32_t size) {
+void SharedMemory::record_write(const Access& access, uint32_t offset, uint32_t size,
+                                const void* from) {
   for (uint32_t i = offset; i < offset + size; ++i) {
     Cell& cell = cells_[i];
+    // Of several that store one value, readers must be ordered after the first.
+    if (from && cell.writer >= 0 && !is_ordered(access, {cell.writer, cell.write_time})) continue;
     cell.writer = int16_t(access.epoch.actor);
     cell.write_time = access.epoch.time;
-    cell.write_lane = int8_t(access.lane);
     cell.write_line = access.line;
     cell.initialised = true;
     cell.generic = !access.asynchronous;
@@ -96,13 +96,16 @@ uint32_t SharedMemory::joined(uint32_t set, const Access& access) {
                           int16_t(access.epoch.actor), int16_t(access.lane)};
   const auto known = additions_.find(addition);
   if (known != additions_.end()) return known->second;
+  const int lane = access.lane == kWholeWarp ? 0 : access.lane;
+  Reader me{{access.epoch.actor - lane, access.epoch.time}, 1u << lane, access.line};
   std::vector<Reader> readers;
-  Reader me{access.epoch, lanes_of(access.lane), access.line};
-  for (const Reader& reader : reader_sets_[set]) {
-    if (reader.epoch.actor != me.epoch.actor)
-      readers.push_back(reader);
-    else if (reader.epoch.time == me.epoch.time)
+  for (Reader reader : reader_sets_[set]) {
+    if (reader.first.actor == me.first.actor && reader.first.time == me.first.time) {
       me.lanes |= reader.lanes;
+      continue;
+    }
+    if (reader.first.actor == me.first.actor) reader.lanes &= ~(1u << lane);  // read before
+    if (reader.lanes) readers.push_back(reader);
   }
   readers.push_back(me);
   reader_sets_.push_back(std::move(readers));

@@ -15,7 +15,7 @@ constexpr int kWholeWarp = -1;  // as a lane: what a warp or the hardware does a
 
 // Who accesses, and what he knows. (`clock` and `fenced` are those of a warp.)
 struct Access {
-  Epoch epoch;
+  Epoch epoch;  // of the lane's thread; of kWholeWarp, that of lane 0
   int lane;
   int line;  // of the PTX
   const Clock* clock;
@@ -35,9 +35,9 @@ class SharedMemory {
   std::string check_write(const Access& access, uint32_t offset, uint32_t size,
                           const void* from) const;
 
-  // That it was made.
+  // That it was made; of a write before the bytes are, `from` being what check_write was given.
   void record_read(const Access& access, uint32_t offset, uint32_t size);
-  void record_write(const Access& access, uint32_t offset, uint32_t size);
+  void record_write(const Access& access, uint32_t offset, uint32_t size, const void* from);
 
   // An asynchronous operation of PTX line `line` has these bytes in hand from now on, or no longer.
   void begin(bool writes, int line, uint32_t offset, uint32_t size);
@@ -48,7 +48,6 @@ class SharedMemory {
  private:
   struct Cell {
     int16_t writer = -1;  // an actor
-    int8_t write_lane = 0;
     bool initialised = false, generic = false, atomic = false, mbarrier = false;
     uint16_t async_reads = 0;
     uint32_t write_time = 0, write_line = 0;
@@ -56,8 +55,8 @@ class SharedMemory {
     bool async_write = false;
     uint32_t readers = 0;  // a set of them, of reader_sets_, since the last write
   };
-  struct Reader {
-    Epoch epoch;
+  struct Reader {  // actors in a row, of a warp, that have read at the same time
+    Epoch first;
     uint32_t lanes;
     int line;
   };
@@ -78,7 +77,7 @@ class SharedMemory {
     }
   };
 
-  static bool is_ordered(const Access& access, Epoch before, uint32_t lanes_before);
+  static bool is_ordered(const Access& access, Epoch before);
   uint32_t joined(uint32_t set, const Access& access);
 
   std::vector<uint8_t> bytes_;

@@ -12,6 +12,7 @@ import torch
 import triton.language as tl
 
 import emulator
+from emulator.cuda_ops import drawn_seed
 from emulator.triton_compiler import compiler
 
 POINTERS = {
@@ -51,7 +52,7 @@ class EmulatedKernel:
             emulator.launch(
                 compiled["ptx"], compiled["name"], (*grid, 1, 1)[:3], (compiled["threads"], 1, 1),
                 shared=compiled["shared"], arguments=arguments,
-                seed=emulator.SEED or int(torch.randint(1, 2**31, ())),
+                seed=drawn_seed(),
             )  # fmt: skip
 
     def kind(self, name, value):

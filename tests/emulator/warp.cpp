@@ -63,9 +63,9 @@ uint32_t special_value(const Warp& warp, const std::string& name, int lane) {
 }  // namespace
 
 Warp::Warp(Block& block, int index, uint32_t lanes)
-    : block(block), index(index), actor(block.cluster.new_actor()), live(lanes) {
+    : block(block), index(index), actor(block.cluster.new_actors(kLanes)), live(lanes) {
   const Program& program = *block.cluster.machine.launch->program;
-  advance();
+  times.fill(1);
   // What was never written holds anything, and another thing for every seed.
   registers.resize(size_t(program.slots) * kLanes);
   uint64_t state = block.cluster.machine.dice();
@@ -104,12 +104,13 @@ void Warp::fail(const std::string& message, int lane) {
   throw PlacedError(place(lane) + ": " + message);
 }
 
-void Warp::expect_converged() {
-  if (active != live) {
-    char lanes[40];
-    std::snprintf(lanes, sizeof lanes, "%08x of %08x", active, live);
-    fail(std::string(".aligned, but only some lanes of the warp are here: ") + lanes);
-  }
+void Warp::show(uint32_t lanes, Clock& to) const {
+  to.join(clock);
+  for_lanes(lanes, [&](int lane) { to.set(now(lane)); });
+}
+
+void Warp::advance(uint32_t lanes) {
+  for_lanes(lanes, [&](int lane) { ++times[lane]; });
 }
 
 Split* Warp::choose_ready() {
@@ -132,10 +133,10 @@ Split* Warp::choose_ready() {
 
 void Warp::execute(Split& split, int quantum) {
   const std::vector<Instruction>& code = block.cluster.machine.launch->program->code;
-  while (quantum-- > 0) {
+  while (quantum-- > 0 && !split.wait) {
     if (size_t(split.pc) >= code.size()) fail("ran past the kernel's end");
     instruction = &code[split.pc];
-    if (instruction->is_meeting && !meets(split)) return;
+    if (!meets(split)) return;
     const Split* const before = &split;
     const uint32_t mask = split.mask;
     step(split, mask);
@@ -162,7 +163,8 @@ void Warp::step(Split& split, uint32_t mask) {
   if (now.reads_clock)
     for (const Special& clock : machine.launch->program->clocks)
       std::fill_n(lanes(clock.slot), kLanes, machine.executed);
-  if (now.writes_wgmma_register) wgmma_unfenced = true;
+  if (now.uses_wgmma_register) wgmma_unfenced = true;
+  if (now.is_aligned && !stop_for(kAllLanes)) return;
   try {
     if (busy_count && !now.is_wgmma) check_busy();
     now.run(*this, now);
@@ -215,20 +217,23 @@ void Warp::diverge(uint32_t jump) {
     split->pc = instruction->target;
     return;
   }
-  const int meeting = instruction->meeting;
-  if (meeting >= 0 && !(split->join >= 0 && joins[split->join].pc == meeting)) {
-    size_t free = 0;
-    while (free < joins.size() && joins[free].expected) ++free;
-    if (free == joins.size()) joins.emplace_back();
-    joins[free] = {meeting, split->mask, 0, split->join};
-    split->join = int(free);
-  }
+  if (instruction->meeting >= 0) join_at(instruction->meeting);
   Split other;
   other.pc = instruction->target;
   other.mask = jump;
   other.join = split->join;
   split->mask = stay;
   splits.push_back(other);
+}
+
+// Lets the current lanes wait for each other at `pc`, unless they do so anyway.
+void Warp::join_at(int pc) {
+  if (split->join >= 0 && joins[split->join].pc == pc) return;
+  size_t free = 0;
+  while (free < joins.size() && joins[free].expected) ++free;
+  if (free == joins.size()) joins.emplace_back();
+  joins[free] = {pc, split->mask, 0, split->join};
+  split->join = int(free);
 }
 
 void Warp::check_exit() {
@@ -281,30 +286,69 @@ void Warp::exit_lanes() {
   }
 }
 
-bool Warp::gather(uint32_t lanes) {
+// Whether `lanes` are all active; if not, the split stops before the instruction until they are.
+bool Warp::stop_for(uint32_t lanes) {
   const uint32_t missing = lanes & live & ~active;
   if (!missing) return true;
+  if (missing & split->mask)
+    fail("its guard leaves out lanes that must execute it too", first_lane(missing & split->mask));
   --split->pc;
   split->rendezvous = true;
   split->sync_mask = lanes;
+  split->here = active;
   return false;
+}
+
+bool Warp::gather(const Operand& mask) {
+  const uint64_t* const masks = this->lanes(mask);
+  const uint32_t wanted = uint32_t(masks[first_lane(active)]);
+  uint32_t others = 0;
+  for_lanes(active, [&](int lane) { others |= uint32_t(uint32_t(masks[lane]) != wanted) << lane; });
+  if (others) {
+    join_at(split->pc);
+    Split apart;
+    apart.pc = split->pc - 1;
+    apart.mask = others;
+    apart.join = split->join;
+    splits.push_back(apart);
+    split->mask &= ~others;
+    active &= ~others;
+  }
+  if (~wanted & active) fail("lanes execute it that its mask does not name");
+  return stop_for(wanted);
 }
 
 // Executes the instruction before which `parked` stopped, if all the lanes that it names have come,
 // for all of them at once.
 Split* Warp::gathered(Split& parked) {
-  uint32_t here = 0;
+  uint32_t here = 0, mask = 0;
+  const auto is_there = [&](const Split& other) {
+    return other.rendezvous && other.pc == parked.pc && other.sync_mask == parked.sync_mask;
+  };
   for (const Split& other : splits)
-    if (other.rendezvous && other.pc == parked.pc) here |= other.mask;
+    if (is_there(other)) here |= other.here, mask |= other.mask;
   if (parked.sync_mask & live & ~here) return nullptr;
   Split together;
   together.pc = parked.pc;
+  together.mask = mask;
   instruction = &block.cluster.machine.launch->program->code[parked.pc];
-  const int pc = parked.pc;
+  std::vector<Split*> those;
   for (Split& other : splits)
-    if (other.rendezvous && other.pc == pc) other.rendezvous = false, ++other.pc;
-  step(together, here);
+    if (is_there(other)) those.push_back(&other);
+  for (Split* const other : those) other->rendezvous = false, ++other->pc;
+  step(together, mask);
   split = nullptr;
+  if (!together.wait) return &parked;
+  // The first of them concludes the wait for all.
+  const auto is_over = std::make_shared<bool>(false);
+  for (Split* const other : those)
+    other->wait = Wait{[is_over] { return *is_over; }, nullptr, together.wait->what};
+  those.front()->wait = Wait{together.wait->ready,
+                             [is_over, then = together.wait->then] {
+                               if (then) then();
+                               *is_over = true;
+                             },
+                             together.wait->what};
   return &parked;
 }
 

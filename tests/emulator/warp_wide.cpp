@@ -8,13 +8,6 @@
 namespace emulator {
 namespace {
 
-// The lanes that an operand names, once they are all here; 0 while some are missing.
-uint32_t members(Warp& warp, const Operand& mask) {
-  const uint32_t lanes = uint32_t(warp.lanes(mask)[first_lane(warp.active)]);
-  if (~lanes & warp.active) warp.fail("lanes execute it that its mask does not name");
-  return warp.gather(lanes) ? lanes : 0;
-}
-
 void decode_shfl(Modifiers& modifiers, Instruction& instruction) {
   modifiers.take_one({"sync"});
   const std::string mode = modifiers.take_one({"up", "down", "bfly", "idx"});
@@ -22,7 +15,7 @@ void decode_shfl(Modifiers& modifiers, Instruction& instruction) {
   expect_operands(instruction, 5, 6);
   instruction.run = [=](Warp& warp, const Instruction& at) {
     const size_t first = at.operands.size() - 4;  // after d, or d|p
-    if (!members(warp, at.operands.back())) return;
+    if (!warp.gather(at.operands.back())) return;
     const uint64_t* const b = warp.lanes(at.operands[first + 1]);
     const uint64_t* const c = warp.lanes(at.operands[first + 2]);
     std::array<uint64_t, kLanes> from, result, in_range{};
@@ -61,7 +54,7 @@ void decode_vote(Modifiers& modifiers, Instruction& instruction) {
   modifiers.take_one({mode == "ballot" ? "b32" : "pred"});
   expect_operands(instruction, 3, 3);
   instruction.run = [=](Warp& warp, const Instruction& at) {
-    if (!members(warp, at.operands[2])) return;
+    if (!warp.gather(at.operands[2])) return;
     uint32_t holds = 0;
     const uint64_t* const predicate = warp.lanes(at.operands[1]);
     for_lanes(warp.active, [&](int lane) {
@@ -83,7 +76,7 @@ void decode_match(Modifiers& modifiers, Instruction& instruction) {
   const bool wide = modifiers.take_one({"b32", "b64"}) == "b64";
   expect_operands(instruction, 3, all ? 4 : 3);
   instruction.run = [=](Warp& warp, const Instruction& at) {
-    if (!members(warp, at.operands.back())) return;
+    if (!warp.gather(at.operands.back())) return;
     const uint64_t* const value = warp.lanes(at.operands[at.operands.size() - 2]);
     const auto key = [&](int lane) { return wide ? value[lane] : uint64_t(uint32_t(value[lane])); };
     std::array<uint64_t, kLanes> equal{};
@@ -118,7 +111,7 @@ void decode_redux(Modifiers& modifiers, Instruction& instruction) {
   const bool is_signed = modifiers.take_one({"u32", "s32", "b32"}) == "s32";
   expect_operands(instruction, 3, 3);
   instruction.run = [=](Warp& warp, const Instruction& at) {
-    if (!members(warp, at.operands[2])) return;
+    if (!warp.gather(at.operands[2])) return;
     using U = uint32_t;
     if (is_signed && operation == "min")
       return reduce<int32_t>(warp, at, [](int32_t a, int32_t b) { return std::min(a, b); });
@@ -149,11 +142,10 @@ void decode_elect(Modifiers& modifiers, Instruction& instruction) {
   modifiers.take_one({"sync"});
   expect_operands(instruction, 3, 3);
   instruction.run = [](Warp& warp, const Instruction& at) {
-    const uint32_t lanes = members(warp, at.operands[2]) & warp.live;
-    if (!lanes) return;
-    uint32_t left = lanes;
+    if (!warp.gather(at.operands[2])) return;
+    uint32_t left = warp.active;
     const uint64_t seed = warp.block.cluster.machine.options.seed;
-    for (uint64_t skip = seed % __builtin_popcount(lanes); skip > 0; --skip) left &= left - 1;
+    for (uint64_t skip = seed % __builtin_popcount(left); skip > 0; --skip) left &= left - 1;
     const int leader = first_lane(left);
     for_lanes(warp.active, [&](int lane) {
       if (at.operands[0].kind != Operand::Kind::kSink) warp.lanes(at.operands[0])[lane] = leader;

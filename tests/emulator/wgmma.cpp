@@ -142,7 +142,7 @@ WgmmaOfWarp& state_of(Warp& warp) {
     auto& group = warp.block.wgmma[warp.warpgroup()];
     if (!group) {
       group = std::make_shared<WgmmaOfWarpgroup>();
-      group->actor = warp.block.cluster.new_actor();
+      group->actor = warp.block.cluster.new_actors(1);
     }
     warp.wgmma = std::make_shared<WgmmaOfWarp>();
     warp.wgmma->group = group;
@@ -254,9 +254,8 @@ void check_registers(Warp& warp, const Wgmma& wgmma) {
 }
 
 void issue(Warp& warp, const Instruction& at, const Wgmma& wgmma) {
-  warp.expect_converged();
   if (warp.wgmma_unfenced)
-    warp.fail("a register of this wgmma was written since the last wgmma.fence");
+    warp.fail("a register of this wgmma was used since the last wgmma.fence");
   WgmmaOfWarp& mine = state_of(warp);
   WgmmaOfWarpgroup& group = *mine.group;
   const Agreed agreed = agreed_of(warp, at, wgmma);
@@ -304,7 +303,6 @@ void finish_oldest(Warp& warp, size_t count) {
 }
 
 void wait_group(Warp& warp, const Instruction& at) {
-  warp.expect_converged();
   WgmmaOfWarp& mine = state_of(warp);
   const size_t pending = uint32_t(warp.lanes(at.operands[0])[0]);
   const uint64_t finished = mine.issued - mine.unfinished.size();
@@ -324,15 +322,11 @@ void wait_group(Warp& warp, const Instruction& at) {
 }
 
 void commit_group(Warp& warp, const Instruction&) {
-  warp.expect_converged();
   WgmmaOfWarp& mine = state_of(warp);
   mine.commits.push_back(mine.committed = mine.issued);
 }
 
-void fence(Warp& warp, const Instruction&) {
-  warp.expect_converged();
-  warp.wgmma_unfenced = false;
-}
+void fence(Warp& warp, const Instruction&) { warp.wgmma_unfenced = false; }
 
 void decode_mma_async(Modifiers& modifiers, Instruction& instruction) {
   Wgmma wgmma;
