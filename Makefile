@@ -70,12 +70,12 @@ gpu-check:  ## the same of what is installed already, such as a wheel
 	timeout 600 $(RUN) -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib --junitxml="$(OUT)/tests.xml" \
 	    -k "not emulated" \
 	    tests/test_quantize_rows.py tests/test_int8_matmul.py tests/test_int8_linear.py tests/test_nn_int8_linear.py tests/test_layout.py
-	rm -f "$(OUT)/conformance.failed"
-	timeout 600 $(RUN) tests/emulator/conformance.py --json "$(OUT)/conformance.jsonl" || touch "$(OUT)/conformance.failed"
+	status=0; \
+	timeout 600 $(RUN) tests/emulator/conformance.py --json "$(OUT)/conformance.jsonl" || status=$$?; \
 	if command -v compute-sanitizer; then timeout 600 compute-sanitizer --error-exitcode 1 $(RUN) -m pytest -q -p no:cacheprovider \
-	    -k "test_value and compiled" tests/test_quantize_rows.py tests/test_int8_matmul.py | tee "$(OUT)/sanitizer.txt"; fi
-	timeout 600 $(RUN) -m bench --device cuda --json "$(OUT)/bench.jsonl"
-	test ! -e "$(OUT)/conformance.failed"
+	    -k "test_value and compiled" tests/test_quantize_rows.py tests/test_int8_matmul.py | tee "$(OUT)/sanitizer.txt"; fi; \
+	timeout 600 $(RUN) -m bench --device cuda --json "$(OUT)/bench.jsonl"; \
+	exit $$status
 
 clean:
 	rm -rf .venv build dist *.egg-info green_kernels/*.so

@@ -1,6 +1,10 @@
 """What the emulator must find, each in the smallest kernel that has it; and what is no mistake."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import emulator
 import numpy as np
@@ -412,7 +416,49 @@ def test_a_seed_repeats_what_happened():
 
 
 def test_trace_prints_what_a_warp_does(capfd):
-    run("add.u32 %r9, %r0, 5;", trace="0:1")
+    run(
+        "add.u32 %r9, %r0, 5;\n setp.lt.u32 %p1, %r0, 35;\n @%p1 mov.b64 %rd9, {%r9, %r0};",
+        trace="0:1",
+    )
     err = capfd.readouterr().err
     assert re.search(r"0:1 ffffffff/ffffffff PTX line 25 \(kernel.cu:77\): add.u32", err)
-    assert "\n    slot" in err and " 25 26 27" in err  # 0x25 is 32 + 5
+    added = " ".join(f"{32 + lane + 5:x}" for lane in range(32))
+    assert f"\n    %r9: {added}\n    %r0: 20 21 " in err
+    gone = " -" * 29 + "\n"
+    parts = f"%rd9: 2000000025 2100000026 2200000027{gone}"
+    parts += f"    %r9: 25 26 27{gone}    %r0: 20 21 22{gone}"
+    assert "0:1 00000007/ffffffff PTX line 27" in err and parts in err
+
+
+@pytest.mark.parametrize("trace", ["0", "0:1:2", "0,0:1", "a:b", ":", "01:1"])
+def test_a_trace_that_names_no_warp(trace):
+    with pytest.raises(ValueError, match="trace must be .block:warp.*%ctaid.x.*got"):
+        run("", trace=trace)
+
+
+@pytest.mark.parametrize(("name", "value"), [("SEED", "x"), ("SEED", "-1"), ("TRACE", "3")])
+def test_environment_variables_that_are_wrong(name, value):
+    environment = os.environ | {f"EMULATOR_{name}": value}
+    command = [sys.executable, "-c", "import emulator"]
+    where = Path(emulator.__file__).parents[1]
+    done = subprocess.run(command, env=environment, cwd=where, capture_output=True, text=True)
+    assert done.returncode and f"EMULATOR_{name} must be" in done.stderr
+    assert done.stderr.rstrip().endswith(f"got '{value}'")
+
+
+@pytest.mark.parametrize(
+    ("argument", "error"),
+    [
+        (None, "must be bytes or a tuple .kind, value., got None"),
+        ("u8", "must be bytes or a tuple .kind, value., got 'u8'"),
+        (("u64", -1), "must have a value that its kind can hold, got .'u64', -1.: error"),
+        (("word", 1), "must be of one of the kinds .* u64 .*, got .'word', 1."),
+        (("u32", 1), "must have 8 bytes, got 4"),
+    ],
+)
+def test_arguments_that_do_not_fit(argument, error):
+    with pytest.raises(emulator.runtime().EmulatorError, match=rf"arguments\[0\] {error}"):
+        emulator.launch(
+            HEAD.format(body="", functions=""), "kernel", (1, 1, 1), (32, 1, 1),
+            arguments=[argument],
+        )  # fmt: skip

@@ -124,6 +124,7 @@ def emulate(snippet, inputs, seed):
 def run(tmp_path, monkeypatch):
     """Run the program on such a library: its status and its records."""
     monkeypatch.setattr(conformance.emulator, "MISSING", None)
+    monkeypatch.setattr(conformance.emulator, "runtime", lambda: None)
 
     def run(library, *arguments, emulate=emulate):
         path = tmp_path / "new" / "conformance.jsonl"
@@ -138,6 +139,8 @@ def test_all_equal(run, capsys):
     library = Libcuda()
     status, records = run(library, "--only", "cvt.r")
     assert status == 0 and not library.memory and not library.loaded
+    assert library.calls.count("cuModuleLoadDataEx") == len(records)  # not for each seed
+    assert library.calls.count("cuLaunchKernel") == 2 * len(records)
     assert {r["status"] for r in records} == {"equal"} and all(r["emulator"] for r in records)
     assert records[0] == {
         "name": "cvt.rni.s8.f32",
@@ -192,11 +195,23 @@ def test_an_emulator_that_fails(run):
         raise RuntimeError("unknown instruction")
 
     status, records = run(Libcuda(), "--only", "sad.s32", emulate=fail)
-    assert status == 1 and records[0]["reason"] == "emulator: unknown instruction"
+    assert status == 1 and records[0]["status"] == "error" and records[0]["vectors"] == 128
+    assert records[0]["reason"] == "seed 1, emulator: unknown instruction"
+    status, records = run(Libcuda(flip=4), "--only", "sad.s32", emulate=fail)
+    assert status == 1 and records[0]["status"] == "different"
+    assert "the GPU against the model: thread 63" in records[0]["reason"]
+    assert records[0]["reason"].endswith("; seed 1, emulator: unknown instruction")
 
 
-def test_models_alone_without_the_emulator(run, monkeypatch, capsys):
-    monkeypatch.setattr(conformance.emulator, "MISSING", "no compiler")
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_models_alone_without_the_emulator(run, monkeypatch, capsys, is_missing):
+    def fail():
+        raise RuntimeError("no compiler")
+
+    if is_missing:
+        monkeypatch.setattr(conformance.emulator, "MISSING", "no compiler")
+    else:
+        monkeypatch.setattr(conformance.emulator, "runtime", fail)
     status, records = run(Libcuda(), "--only", "sad.s32")
     assert status == 0 and records[0]["emulator"] is False
     assert "with the models alone: no compiler" in capsys.readouterr().err

@@ -188,7 +188,9 @@ MUTANTS = {
         STORE_FENCE, "", "reads asynchronously .* with no fence.proxy.async"
     ),
     "a proxy fence before what it is for": Mutant(
-        STAGE + STORE_FENCE, STORE_FENCE + STAGE, "reads asynchronously .* with no fence.proxy.async"
+        STAGE + STORE_FENCE,
+        STORE_FENCE + STAGE,
+        "reads asynchronously .* with no fence.proxy.async",
     ),
     "a proxy fence of one lane of each warp": Mutant(
         STORE_FENCE,
@@ -244,7 +246,7 @@ def mutants():
     ("name", "cluster"), [(name, cluster) for name, m in MUTANTS.items() for cluster in m.clusters]
 )
 def test_mutant_is_caught(name, cluster):
-    """With every seed; but what an error leads to may show before the error itself."""
+    """With every seed; the message with one: what an error leads to may show before it does."""
     shape = (2 * TILE * cluster, TILE, 6 * TILE, 1)  # two tiles, the ring three times around
     words = []
     for seed in MUTANT_SEEDS:

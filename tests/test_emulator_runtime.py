@@ -91,11 +91,16 @@ def test_a_device_with_little_shared_memory_refuses_the_kernel():
 
 
 @pytest.mark.parametrize(
-    ("major", "minor", "error"),
-    [(7, 5, "no kernel image is available"), (8, 9, None), (9, 0, None), (12, 0, None)],
+    ("device", "error"),
+    [
+        (emulator.A100._replace(major=7, minor=5), "no kernel image is available"),
+        (emulator.A100._replace(minor=9), None),
+        (emulator.H100, None),
+        (emulator.RTX_5090, None),
+    ],
+    ids=["sm_75", "sm_89", "sm_90", "sm_120"],
 )
-def test_a_device_runs_the_ptx_that_it_can(major, minor, error):
-    device = emulator.A100._replace(name=f"sm_{major}{minor}", major=major, minor=minor)
+def test_a_device_runs_the_ptx_that_it_can(device, error):
     args = [torch.ones(4, 64, dtype=torch.int8), torch.ones(4)] * 2
     if error:
         with pytest.raises(RuntimeError, match=error):

@@ -6,7 +6,7 @@
 
 Environment variables:
   EMULATOR_SEED=n             of the order in which warps run, and asynchronous copies arrive
-  EMULATOR_TRACE=block:warp   print what a warp executes
+  EMULATOR_TRACE=block:warp   print what a warp executes; the block is a %ctaid.x
   EMULATOR_SANITIZE=1         the emulator with gcc's sanitizers, which need
                               LD_PRELOAD="libasan.so libstdc++.so"
 """
@@ -14,6 +14,7 @@ Environment variables:
 import ctypes
 import importlib.util
 import os
+import re
 import sys
 from contextlib import contextmanager
 from functools import cache
@@ -21,9 +22,25 @@ from typing import NamedTuple
 
 from . import build
 
+
+def checked_seed(seed, name):
+    if not re.fullmatch("[0-9]+", seed) or int(seed) >= 2**64:
+        raise ValueError(f"{name} must be a whole number below 2**64, got {seed!r}")
+    return int(seed)
+
+
+def checked_trace(trace, name="trace"):
+    number = "(0|[1-9][0-9]*)"  # as the emulator writes it
+    if trace and not re.fullmatch(f"{number}:{number}", trace):
+        raise ValueError(
+            f'{name} must be "block:warp", such as "0:3" for warp 3 of %ctaid.x 0, got {trace!r}'
+        )
+    return trace
+
+
 MISSING = build.missing()  # why tests must be skipped here, or None
-SEED = int(os.environ.get("EMULATOR_SEED") or 0)
-TRACE = os.environ.get("EMULATOR_TRACE", "")
+SEED = checked_seed(os.environ.get("EMULATOR_SEED") or "0", "EMULATOR_SEED")
+TRACE = checked_trace(os.environ.get("EMULATOR_TRACE", ""), "EMULATOR_TRACE")
 SANITIZE = os.environ.get("EMULATOR_SANITIZE") == "1"
 # A torch with CUDA makes the real runtime's functions global; what a library was linked with comes
 # before them only with DEEPBIND, which the sanitizers refuse.
@@ -94,7 +111,9 @@ def device(preset, seed=SEED, max_instructions=0):
 
 def launch(ptx, kernel, grid, block, **how):
     """Run a kernel of PTX text at once, on no device in particular."""
-    runtime().launch(ptx, kernel, grid, block, **{"seed": SEED, "trace": TRACE} | how)
+    how = {"seed": SEED, "trace": TRACE} | how
+    checked_trace(how["trace"])
+    runtime().launch(ptx, kernel, grid, block, **how)
 
 
 def nbytes(tensor):

@@ -2,8 +2,10 @@
 // that C++ lacks, and the loop over a warp's lanes.
 #pragma once
 
+#include <array>
 #include <cfenv>
 #include <limits>
+#include <string>
 #include <type_traits>
 #include <utility>
 

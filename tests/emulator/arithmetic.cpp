@@ -1,13 +1,14 @@
 // Arithmetic of integers and floating-point numbers. (PTX ISA, "Integer Arithmetic Instructions",
-// "Floating Point Instructions", "Half Precision Floating-Point Instructions".)
+// "Extended-Precision Integer Arithmetic Instructions", "Floating Point Instructions", "Half
+// Precision Floating-Point Instructions".)
 //
 // What names a rounding is exact. Of the .approx and .full instructions only a largest error is
 // documented: here they are computed in double precision or exactly, and rounded to nearest, so a
 // test must allow for that error; nor is div.approx zero for divisors beyond 2^126. Subnormal
 // numbers are kept unless .ftz says otherwise.
 //
-// Left out: carries (add.cc, addc, ..), 24-bit and .hi.sat products, .u16x2 and .s16x2, min and max
-// of three numbers, fma.oob, copysign, testp, sums of mixed precision.
+// Left out: 24-bit and .hi.sat products, .u16x2 and .s16x2, min and max of three numbers, fma.oob,
+// testp, sums of mixed precision.
 #include <functional>
 
 #include "alu.h"
@@ -42,10 +43,50 @@ void compute(Modifiers& modifiers, Instruction& instruction, const std::string& 
   run_rounding(instruction, rounding_of(rounding));
 }
 
+// Sums with a carry from the instruction before (addc, subc, madc) or to the next one (.cc). The
+// words are unsigned, of signed types too; only the upper half of a product depends on signs.
+void decode_carrying(Modifiers& modifiers, Instruction& instruction, const std::string& type,
+                     bool carries_out) {
+  const std::string& base = modifiers.base();
+  const bool carries_in = base.back() == 'c', subtracts = base[0] == 's',
+             multiplies = base[0] == 'm';
+  const bool upper = multiplies && modifiers.take_one({"lo", "hi"}) == "hi";
+  const size_t last = multiplies ? 3 : 2;
+  expect_operands(instruction, last + 1, last + 1);
+  for (const Operand& operand : instruction.operands)
+    if (operand.kind != Operand::Kind::kValue) fail("an operand is not a value");
+  with_type(Types<uint32_t, uint64_t, int32_t, int64_t>(), type, [&](auto zero) {
+    using T = decltype(zero);
+    using Word = std::make_unsigned_t<T>;
+    using Double = unsigned __int128;
+    constexpr int kBits = 8 * sizeof(T);
+    instruction.run = [=](Warp& warp, const Instruction& at) {
+      const uint64_t *a = warp.lanes(at.operands[1]), *b = warp.lanes(at.operands[2]);
+      const uint64_t* addend = warp.lanes(at.operands[last]);
+      uint64_t* const to = warp.lanes(at.operands[0]);
+      for_lanes(warp.active, [&](int lane) {
+        const Double product = Double(as<T>(a[lane])) * Double(as<T>(b[lane]));
+        const Double x = multiplies ? Word(product >> (upper ? kBits : 0)) : as<Word>(a[lane]);
+        const Double y = Double(as<Word>(addend[lane])) + (carries_in & warp.carry >> lane);
+        const Double result = subtracts ? x - y : x + y;  // its bit kBits: the carry, or borrow
+        to[lane] = Word(result);
+        if (carries_out)
+          warp.carry = (warp.carry & ~(1u << lane)) | uint32_t(result >> kBits & 1) << lane;
+      });
+    };
+  });
+}
+
+void decode_carry_in(Modifiers& modifiers, Instruction& instruction) {
+  const std::string type = modifiers.take_type();
+  decode_carrying(modifiers, instruction, type, modifiers.take("cc"));
+}
+
 template <typename Operation>  // std::plus or std::minus
 void decode_sum(Modifiers& modifiers, Instruction& instruction) {
   const Operation operation;
   const std::string type = modifiers.take_type();
+  if (modifiers.take("cc")) return decode_carrying(modifiers, instruction, type, true);
   if (is_float(type)) {
     compute<2, Floats>(modifiers, instruction, type, operation);
   } else if (type == "s32" && modifiers.take("sat")) {
@@ -73,6 +114,7 @@ void decode_product(Modifiers& modifiers, Instruction& instruction) {
     return compute<3, Types<F16, BF16, Pair<F16>, Pair<BF16>>>(
         modifiers, instruction, type,
         [](double a, double b, double c) { return add_to_odd(a * b, c); });
+  if (kAdds && modifiers.take("cc")) return decode_carrying(modifiers, instruction, type, true);
   const std::string part = modifiers.take_one({"lo", "hi", "wide"});
   with_type(Integers(), type, [&](auto zero) {
     using T = decltype(zero);
@@ -148,6 +190,12 @@ void decode_sign(Modifiers& modifiers, Instruction& instruction) {
   }
 }
 
+// The magnitude of the second, with the sign of the first.
+void decode_copysign(Modifiers& modifiers, Instruction& instruction) {
+  apply<2, Types<float, double>>(instruction, modifiers.take_type(),
+                                 [](auto a, auto b) { return with_sign(b, is_negative(a)); });
+}
+
 // The smaller of two numbers, or the larger. -0 is smaller than +0; a NaN gives way to a number
 // unless `nan_wins`.
 template <bool kSmaller, typename T>
@@ -189,6 +237,7 @@ void decode_sad(Modifiers& modifiers, Instruction& instruction) {
 void add_arithmetic_decoders(Decoders& decoders) {
   decoders["add"] = decode_sum<std::plus<>>;
   decoders["sub"] = decode_sum<std::minus<>>;
+  decoders["addc"] = decoders["subc"] = decoders["madc"] = decode_carry_in;
   decoders["mul"] = decode_product<false>;
   decoders["mad"] = decode_product<true>;
   decoders["fma"] = decode_product<true>;
@@ -205,6 +254,7 @@ void add_arithmetic_decoders(Decoders& decoders) {
   decoders["tanh"] = decode_function<::tanh, float, F16, BF16, Pair<F16>, Pair<BF16>>;
   decoders["abs"] = decode_sign<true>;
   decoders["neg"] = decode_sign<false>;
+  decoders["copysign"] = decode_copysign;
   decoders["min"] = decode_select<true>;
   decoders["max"] = decode_select<false>;
 }

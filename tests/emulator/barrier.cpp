@@ -1,7 +1,5 @@
 // Barriers of a block and of a cluster, and fences. (PTX ISA, "Parallel Synchronization and
 // Communication Instructions": bar, barrier, bar.warp.sync, barrier.cluster, membar, fence.)
-#include <algorithm>
-
 #include "machine.h"
 
 namespace emulator {

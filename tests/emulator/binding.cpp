@@ -21,16 +21,28 @@ namespace {
 
 using Sizes = std::array<uint32_t, 3>;
 
-// An argument is bytes, or a pair of a kind and a value.
-std::string bytes_of_argument(const py::handle& argument) {
+// An argument is bytes, or a pair of a kind and a value. `name` is for messages.
+std::string bytes_of_argument(const py::handle& argument, const std::string& name) {
   // As Python's module `struct` has them.
   static const std::map<std::string, const char*> formats = {
       {"ptr", "Q"}, {"u64", "Q"}, {"i64", "q"}, {"u32", "I"}, {"i32", "i"}, {"u16", "H"},
       {"i16", "h"}, {"u8", "B"},  {"i8", "b"},  {"f32", "f"}, {"f64", "d"}};
   if (py::isinstance<py::bytes>(argument)) return argument.cast<std::string>();
-  const auto [kind, value] = argument.cast<std::pair<std::string, py::object>>();
-  if (!formats.count(kind)) fail("arguments has an unknown kind '" + kind + "'");
-  return py::module_::import("struct").attr("pack")(formats.at(kind), value).cast<std::string>();
+  const auto got = [&] { return ", got " + py::repr(argument).cast<std::string>(); };
+  if (!py::isinstance<py::tuple>(argument) || py::len(argument) != 2)
+    fail(name + " must be bytes or a tuple (kind, value)" + got());
+  const auto [kind, value] = argument.cast<std::pair<py::object, py::object>>();
+  const auto format = formats.find(py::str(kind).cast<std::string>());
+  if (format == formats.end()) {
+    std::string kinds;
+    for (const auto& known : formats) kinds += " " + known.first;
+    fail(name + " must be of one of the kinds" + kinds + got());
+  }
+  try {
+    return py::module_::import("struct").attr("pack")(format->second, value).cast<std::string>();
+  } catch (const py::error_already_set& error) {
+    fail(name + " must have a value that its kind can hold" + got() + ": " + error.what());
+  }
 }
 
 std::vector<uint8_t> laid_out(const Program& program, const py::list& arguments) {
@@ -40,10 +52,10 @@ std::vector<uint8_t> laid_out(const Program& program, const py::list& arguments)
          std::to_string(arguments.size()));
   std::vector<uint8_t> bytes(program.parameter_bytes);
   for (size_t i = 0; i < count; ++i) {
-    const std::string argument = bytes_of_argument(arguments[i]);
+    const std::string name = "arguments[" + std::to_string(i) + "]";
+    const std::string argument = bytes_of_argument(arguments[i], name);
     if (argument.size() != parameter_bytes(program, i))
-      fail("arguments[" + std::to_string(i) + "] must have " +
-           std::to_string(parameter_bytes(program, i)) + " bytes, got " +
+      fail(name + " must have " + std::to_string(parameter_bytes(program, i)) + " bytes, got " +
            std::to_string(argument.size()));
     std::copy(argument.begin(), argument.end(), bytes.begin() + program.parameter_offsets[i]);
   }

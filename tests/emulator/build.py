@@ -2,20 +2,23 @@
 
 Everything lies under build/emulator-<hash>/, where the hash is of the compilers and their flags.
 A file's name there ends in a hash of all that it was made from, so that nothing is ever stale, what
-exists is used again, and two processes may build at once: both make the same file, and a rename
-puts it into place whole.
+exists is used again. A rename puts it into place whole, and while one process makes it, others that
+need it wait.
 """
 
 import ast
+import fcntl
 import hashlib
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -25,7 +28,7 @@ ROOT = HERE.parents[1]
 CSRC = ROOT / "csrc"
 KERNELS_BINDING = HERE / "kernels_binding.cpp"
 RUNTIME = ("binding", "cudart", "device", "fat_binary")  # the stand-in for CUDA's
-CXX = os.environ.get("CXX", "g++")
+CXX = shlex.split(os.environ.get("CXX", "")) or ["g++"]  # its words: "ccache g++"
 # Floating-point instructions are emulated by the CPU's, in whatever rounding mode PTX asks for.
 CXX_FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 CXX_FLAGS += ["-ffp-contract=off", "-frounding-math"]
@@ -34,12 +37,16 @@ SANITIZE_FLAGS += ["-fno-omit-frame-pointer", "-Og"]
 # PTX in each object, as text, for each of these: the emulator reads the newest its device runs.
 ARCHITECTURES = ("80", "90a")
 NVCC_CODE = ["-lineinfo", "--no-compress", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+ANNOUNCED = threading.Lock()  # taken before the first compilation, for good
 
 
 def find_toolkit():
-    """The CUDA toolkit's folder, or None."""
-    for folder in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
-        if folder and Path(folder, "bin/nvcc").exists() and Path(folder, "include/cuda.h").exists():
+    """The CUDA toolkit's folder, or None; it is sought where setup.py does."""
+    folders = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    if nvcc := shutil.which("nvcc"):
+        folders.append(Path(nvcc).resolve().parent.parent)
+    for folder in filter(None, folders):
+        if Path(folder, "bin/nvcc").exists() and Path(folder, "include/cuda.h").exists():
             return Path(folder)
     return None
 
@@ -48,8 +55,8 @@ def missing():
     """Why nothing can be built here, or None."""
     if find_toolkit() is None:
         return "needs a CUDA toolkit, for nvcc and its headers"
-    if shutil.which(CXX) is None:
-        return f"needs {CXX}"
+    if shutil.which(CXX[0]) is None:
+        return f"needs {CXX[0]}"
     return None
 
 
@@ -91,8 +98,8 @@ def digest(*parts):
 @cache
 def folder():
     nvcc = find_toolkit() / "bin/nvcc"
-    versions = [run(CXX, "--version"), run(nvcc, "--version")]
-    flags = [*versions, CXX, nvcc, *CXX_FLAGS, *nvcc_flags(), *NVCC_CODE, *includes()]
+    versions = [run(*CXX, "--version"), run(nvcc, "--version")]
+    flags = [*versions, *CXX, nvcc, *CXX_FLAGS, *nvcc_flags(), *NVCC_CODE, *includes()]
     path = ROOT / "build" / f"emulator-{digest(*flags)}"
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -115,16 +122,24 @@ def sources_of(path):
 def make(name, parts, *command):
     """The file that `command` makes with "-o", which depends on its words and on `parts`."""
     target = folder() / f"{Path(name).stem}-{digest(*parts)}{Path(name).suffix}"
-    if not target.exists():
-        with tempfile.TemporaryDirectory(dir=folder()) as temporary:
-            made = Path(temporary, name)
-            run(*command, "-o", made)
-            made.rename(target)
+    if target.exists():
+        return target
+    with Path(f"{target}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():  # another process may have made it meanwhile
+            if ANNOUNCED.acquire(blocking=False):
+                text = f"building the emulator in {folder()} (a minute or two)"
+                print(text, file=sys.stderr, flush=True)
+            with tempfile.TemporaryDirectory(dir=folder()) as temporary:
+                made = Path(temporary, name)
+                run(*command, "-o", made)
+                made.rename(target)
+        Path(lock.name).unlink(missing_ok=True)  # whoever waits for it finds the target
     return target
 
 
 def compile_cpp(source, extra=()):
-    command = [CXX, *CXX_FLAGS, *extra, *includes(), "-c", source]
+    command = [*CXX, *CXX_FLAGS, *extra, *includes(), "-c", source]
     return make(f"{source.stem}.o", [*extra, *sources_of(source)], *command)
 
 
@@ -155,7 +170,7 @@ def in_parallel(function, items):
 
 def link(name, objects, extra=("-shared",)):
     # Its objects' names hold the hashes of what they were made from.
-    return make(name, [*extra, *objects], CXX, *extra, *objects)
+    return make(name, [*extra, *objects], *CXX, *extra, *objects)
 
 
 def emulator_objects(but, extra):

@@ -102,31 +102,33 @@ class Driver:
             raise DriverError(f"{error}: {log.value.decode(errors='replace').strip()}") from None
         return module
 
-    def run(self, snippet, inputs):
-        """The outputs of a snippet for these inputs."""
-        outputs = snippets.poisoned(snippet)
+    def run(self, snippet, batches):
+        """The outputs of a snippet for each of these inputs."""
         module, function = self.load(snippets.ptx_of(snippet)), c_void_p()
-        pointers = []
         try:
             name = snippets.kernel_of(snippet).encode()
             self.call("cuModuleGetFunction", byref(function), module, c_char_p(name))
-            for array in (inputs, outputs):
-                pointers.append(c_uint64())
-                self.call("cuMemAlloc_v2", byref(pointers[-1]), c_size_t(max(array.nbytes, 8)))
-                self.call("cuMemcpyHtoD_v2", pointers[-1], address(array), c_size_t(array.nbytes))
-            parameters = (c_void_p * 2)(*(ctypes.addressof(p) for p in pointers))
-            sizes = (snippet.blocks, 1, 1, snippet.threads, 1, 1)
-            arguments = (*map(c_uint, sizes), c_uint(0), c_void_p(), parameters, c_void_p())
-            self.call("cuLaunchKernel", function, *arguments)
-            self.call("cuCtxSynchronize")
-            size = c_size_t(outputs.nbytes)
-            self.call("cuMemcpyDtoH_v2", address(outputs), pointers[1], size)
+            outputs = [self.launch(function, snippet, inputs) for inputs in batches]
         except DriverError:
             self.reopen()  # frees all of it
             raise
+        self.call("cuModuleUnload", module)
+        return outputs
+
+    def launch(self, function, snippet, inputs):
+        outputs, pointers = snippets.poisoned(snippet), []
+        for array in (inputs, outputs):
+            pointers.append(c_uint64())
+            self.call("cuMemAlloc_v2", byref(pointers[-1]), c_size_t(max(array.nbytes, 8)))
+            self.call("cuMemcpyHtoD_v2", pointers[-1], address(array), c_size_t(array.nbytes))
+        parameters = (c_void_p * 2)(*(ctypes.addressof(p) for p in pointers))
+        sizes = (snippet.blocks, 1, 1, snippet.threads, 1, 1)
+        arguments = (*map(c_uint, sizes), c_uint(0), c_void_p(), parameters, c_void_p())
+        self.call("cuLaunchKernel", function, *arguments)
+        self.call("cuCtxSynchronize")
+        self.call("cuMemcpyDtoH_v2", address(outputs), pointers[1], c_size_t(outputs.nbytes))
         for pointer in pointers:
             self.call("cuMemFree_v2", pointer)
-        self.call("cuModuleUnload", module)
         return outputs
 
 
@@ -170,28 +172,43 @@ def compare(snippet, driver, seeds, emulate):
     if not driver.runs(snippet.arch):
         reason = f"{snippet.arch} code does not run on compute capability {driver.capability / 10}"
         return record | {"status": "skipped", "reason": reason}
-    for seed in seeds:
-        inputs = snippets.inputs_of(snippet, seed)
-        try:
-            got = driver.run(snippet, inputs)
-        except DriverError as error:
-            return record | {"status": "error", "reason": str(error)}
+    batches = [snippets.inputs_of(snippet, seed) for seed in seeds]
+    try:
+        outputs = driver.run(snippet, batches)
+    except DriverError as error:
+        return record | {"status": "error", "reason": str(error)}
+    failure = ""
+    for seed, inputs, got in zip(seeds, batches, outputs, strict=True):
         references = {"model": (snippets.expected_of(snippet, inputs), 1)}
-        if emulate:
+        if emulate and not failure:
             try:
                 references["emulator"] = emulate(snippet, inputs, seed), 2
-            except Exception as error:  # whatever it is, the other snippets are to be compared
-                return record | {"status": "error", "reason": f"emulator: {error}"}
+            except Exception as error:  # whatever it is, the model is to be compared
+                failure = f"seed {seed}, emulator: {error}"
         for name, (expected, slack) in references.items():
             found = snippets.first_difference(snippet, inputs, got, expected, slack)
             if found:
                 found = f"seed {seed}, the GPU against the {name}: {found}"
-                return record | {"status": "different", "reason": found}
+                reason = "; ".join(filter(None, (found, failure)))
+                return record | {"status": "different", "reason": reason}
         record["vectors"] += len(inputs)
         record["identical"] = record.get("identical", True) and all(
             np.array_equal(got, expected) for expected, _ in references.values()
         )
+    if failure:
+        return record | {"status": "error", "reason": failure}
     return record | {"status": "equal", "emulator": bool(emulate)}
+
+
+def build_emulator():
+    """Build the emulator; why that is impossible, or None."""
+    if emulator.MISSING:
+        return emulator.MISSING
+    try:
+        emulator.runtime()
+    except Exception as error:  # of a compiler, a library, a package
+        return str(error)
+    return None
 
 
 def main(arguments=None, library=None, emulate=on_emulator):
@@ -206,8 +223,8 @@ def main(arguments=None, library=None, emulate=on_emulator):
     except (OSError, DriverError) as error:
         print(f"conformance: no GPU to compare with: {error}", file=sys.stderr)
         return 2
-    if emulate and emulator.MISSING:
-        print(f"conformance: with the models alone: {emulator.MISSING}", file=sys.stderr)
+    if emulate and (reason := build_emulator()):
+        print(f"conformance: with the models alone: {reason}", file=sys.stderr)
         emulate = None
     options.json.parent.mkdir(parents=True, exist_ok=True)
     count = Counter()

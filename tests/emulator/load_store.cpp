@@ -1,9 +1,8 @@
 // ld, st, atom, red, and what turns one address into another. (PTX ISA, "Data Movement and
 // Conversion Instructions"; "Parallel Synchronization and Communication Instructions": atom, red.)
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
+#include "alu.h"
 #include "memory.h"
 
 namespace emulator {
@@ -33,6 +32,10 @@ void take_hints(Modifiers& modifiers) {
 
 bool is_signed(const std::string& type) { return type[0] == 's'; }
 
+bool is_global(Space space, uint64_t address) {
+  return space == Space::kGlobal || (space == Space::kGeneric && (address & kWindowMask) == 0);
+}
+
 struct Addresses {
   std::array<uint64_t, kLanes> of;
 
@@ -48,7 +51,7 @@ struct Addresses {
     const uint64_t window = of[first_lane(warp.active)] & kWindowMask;
     if (space == Space::kShared || (space == Space::kGeneric && window == kSharedWindow))
       count_shared(warp, of.data(), warp.active, size);
-    else if (space == Space::kGlobal || (space == Space::kGeneric && window == 0))
+    else if (is_global(space, of[first_lane(warp.active)]))
       count_global(warp, of.data(), warp.active, size);
   }
 };
@@ -167,6 +170,12 @@ void decode_atomic(Modifiers& modifiers, Instruction& instruction) {
       modifiers.take_one({"add", "min", "max", "exch", "cas", "and", "or", "xor", "inc", "dec"});
   const std::string type = modifiers.take_type();
   const Update update = update_of(operation, type);
+  // "atom.add.f32 on global memory flushes subnormal inputs and results to sign-preserving zero;
+  // whereas atom.add.f32 on shared memory supports [them]." Likewise red.
+  const bool flushes = operation == "add" && type == "f32";
+  const Update flushing = [](uint64_t old, uint64_t b, uint64_t) {
+    return bits_of(flush(flush(as<float>(old)) + flush(as<float>(b))));
+  };
   const uint32_t size = bytes_of(type);
   const size_t first = returns, sources = operation == "cas" ? 2 : 1;
   expect_operands(instruction, first + 1 + sources, first + 1 + sources);
@@ -184,7 +193,8 @@ void decode_atomic(Modifiers& modifiers, Instruction& instruction) {
       uint64_t old = 0;
       emulator::update(warp, space, lane, addresses.of[lane], size, [&](void* bytes) {
         std::memcpy(&old, bytes, size);
-        const uint64_t next = update(old, b, c);
+        const bool flushed = flushes && is_global(space, addresses.of[lane]);
+        const uint64_t next = flushed ? flushing(old, b, c) : update(old, b, c);
         std::memcpy(bytes, &next, size);
       });
       if (returns && at.operands[0].kind != Operand::Kind::kSink)

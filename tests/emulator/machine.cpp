@@ -63,7 +63,9 @@ std::string hang_report(const std::vector<std::unique_ptr<Cluster>>& resident) {
           char lanes[16];
           std::snprintf(lanes, sizeof lanes, "%08x", split.mask);
           text += "  " + warp->place() + ": lanes " + lanes + " wait for " +
-                  (split.wait ? split.wait->what : std::string("lanes that must execute it with them")) + "\n";
+                  (split.wait ? split.wait->what
+                              : std::string("lanes that must execute it with them")) +
+                  "\n";
         }
   return text;
 }

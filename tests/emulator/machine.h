@@ -12,7 +12,9 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "clock.h"
@@ -142,6 +144,7 @@ class Warp {
   std::vector<Join> joins;
 
   std::array<CopyGroups, kLanes> copies, bulk_copies;
+  uint32_t carry = 0;  // CC.CF, a bit of each lane
 
   // Registers that a wgmma has in hand until it is waited for: by slot, its line in the PTX where
   // it writes the register too, and minus its line where it only reads it. The executor lets no

@@ -1,76 +1,14 @@
-// From a tree of names to instructions: scopes, inlined calls, decoding, and where lanes meet.
+// From a tree of names to instructions: scopes, inlined calls, decoding.
 #include "program.h"
 
 #include <algorithm>
 #include <cctype>
 #include <set>
-#include <sstream>
 #include <unordered_map>
 
 #include "memory.h"
 
 namespace emulator {
-
-Modifiers::Modifiers(const std::string& opcode) : opcode_(opcode) {
-  for (size_t begin = 0; begin <= opcode.size();) {
-    const size_t end = std::min(opcode.find('.', begin), opcode.size());
-    left_.push_back(opcode.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  base_ = left_.front();
-  left_.erase(left_.begin());
-}
-
-bool Modifiers::take(const std::string& name) {
-  const auto found = std::find(left_.begin(), left_.end(), name);
-  if (found == left_.end()) return false;
-  left_.erase(found);
-  return true;
-}
-
-void Modifiers::take_any(const std::string& names) {
-  std::istringstream words(names);
-  for (std::string name; words >> name;) take(name);
-}
-
-std::string Modifiers::take_one(const std::vector<std::string>& names, const char* otherwise) {
-  for (const std::string& name : names)
-    if (take(name)) return name;
-  if (otherwise) return otherwise;
-  std::string all;
-  for (const std::string& name : names) all += " ." + name;
-  fail("needs one of" + all);
-}
-
-std::string Modifiers::take_type() {
-  static const std::set<std::string> types = {
-      "pred", "b8",  "b16", "b32",   "b64",  "b128", "u8",     "u16",   "u32",
-      "u64",  "s8",  "s16", "s32",   "s64",  "f16",  "f16x2",  "bf16",  "bf16x2",
-      "tf32", "f32", "f64", "f32x2", "e4m3", "e5m2", "e4m3x2", "e5m2x2"};
-  for (const std::string& name : left_)
-    if (types.count(name)) {
-      const std::string type = name;
-      take(type);
-      return type;
-    }
-  fail("needs a type");
-}
-
-std::string Modifiers::take_next() {
-  if (left_.empty()) fail("lacks a modifier");
-  const std::string next = left_.front();
-  left_.erase(left_.begin());
-  return next;
-}
-
-void expect_operands(const Instruction& instruction, size_t least, size_t most) {
-  const size_t count = instruction.operands.size();
-  if (count < least || count > most)
-    fail("takes " + std::to_string(least) +
-         (most > least ? " to " + std::to_string(most) : std::string()) + " operands, got " +
-         std::to_string(count));
-}
-
 namespace {
 
 const Decoders& decoders() {
@@ -184,7 +122,7 @@ class Builder {
       for (const int slot : dynamic_slots_) program_.constants[slot] = program_.static_shared_end;
     }
     resolve_labels();
-    find_meetings();
+    find_meetings(program_.code);
     mark_wgmma_registers();
     return std::move(program_);
   }
@@ -237,7 +175,7 @@ class Builder {
       binding.kind = variable.count ? Binding::Kind::kFamily : Binding::Kind::kRegister;
       binding.count = variable.count;
       binding.is_predicate = variable.type == "pred";
-      if (!variable.count) binding.slot = program_.slots++;
+      if (!variable.count) program_.names[binding.slot = program_.slots++] = variable.name;
     } else if (variable.space == "shared" && variable.is_open) {
       binding.kind = Binding::Kind::kDynamicShared;
       dynamic_alignment_ = std::max(dynamic_alignment_, std::max(variable.alignment, 1));
@@ -292,6 +230,7 @@ class Builder {
       Binding binding = family->second;
       binding.kind = Binding::Kind::kRegister;
       binding.slot = program_.slots++;
+      program_.names[binding.slot] = name;
       return &(scopes_[i][name] = binding);
     }
     return nullptr;
@@ -544,69 +483,6 @@ class Builder {
           operand.target = label_positions_[operand.target];
           instruction.target = operand.target;
         }
-  }
-
-  std::vector<int> successors(int i) const {
-    const Instruction& at = program_.code[i];
-    std::vector<int> next;
-    if (at.flow == Instruction::Flow::kBranch) next.push_back(at.target);
-    if (at.flow == Instruction::Flow::kNext || at.guard >= 0) next.push_back(i + 1);
-    const int end = int(program_.code.size());
-    for (int& successor : next) successor = std::min(successor, end);
-    if (next.empty()) next.push_back(end);
-    return next;
-  }
-
-  // Lanes that a branch parts meet again at its immediate post-dominator: the first instruction
-  // that all ways to the end pass, as ptxas has them do. Found on the reversed graph by the
-  // algorithm of Cooper, Harvey and Kennedy, "A Simple, Fast Dominance Algorithm".
-  void find_meetings() {
-    const int end = int(program_.code.size());
-    std::vector<std::vector<int>> next(end + 1), previous(end + 1);
-    for (int i = 0; i < end; ++i)
-      for (const int successor : next[i] = successors(i)) previous[successor].push_back(i);
-
-    std::vector<int> order, rank(end + 1, -1), state(end + 1);  // postorder from the end, backwards
-    std::vector<int> stack = {end};
-    rank[end] = 0;
-    while (!stack.empty()) {
-      const int at = stack.back();
-      if (state[at] < int(previous[at].size())) {
-        const int before = previous[at][state[at]++];
-        if (rank[before] < 0) rank[before] = 0, stack.push_back(before);
-      } else {
-        rank[at] = int(order.size());
-        order.push_back(at);
-        stack.pop_back();
-      }
-    }
-    std::vector<int> dominator(end + 1, -1);
-    dominator[end] = end;
-    for (bool changed = true; changed;) {
-      changed = false;
-      for (size_t i = order.size(); i-- > 0;) {
-        const int at = order[i];
-        if (at == end) continue;
-        int meeting = -1;
-        for (int other : next[at]) {
-          if (dominator[other] < 0) continue;
-          if (meeting < 0) {
-            meeting = other;
-            continue;
-          }
-          while (meeting != other) {
-            while (rank[meeting] < rank[other]) meeting = dominator[meeting];
-            while (rank[other] < rank[meeting]) other = dominator[other];
-          }
-        }
-        if (dominator[at] != meeting) dominator[at] = meeting, changed = true;
-      }
-    }
-    for (int i = 0; i < end; ++i) {
-      Instruction& at = program_.code[i];
-      if (at.flow != Instruction::Flow::kBranch || at.guard < 0) continue;
-      if (dominator[i] >= 0 && dominator[i] < end) at.meeting = dominator[i];
-    }
   }
 
   static void slots_of(const Operand& operand, std::set<int>& slots) {

@@ -85,6 +85,9 @@ void add_async_decoders(
 void add_matrix_decoders(Decoders& decoders);  // matrix.cpp: ldmatrix stmatrix mma
 void add_wgmma_decoders(Decoders& decoders);   // wgmma.cpp
 
+// Gives every branch its meeting. (reconvergence.cpp)
+void find_meetings(std::vector<Instruction>& code);
+
 // Fails unless the instruction has from `least` to `most` operands.
 void expect_operands(const Instruction& instruction, size_t least, size_t most);
 
@@ -104,6 +107,7 @@ struct Program {
   std::map<int, std::string> files;
   std::vector<Instruction> code;
   int slots = 0;                      // registers, special registers and constants of a lane
+  std::map<int, std::string> names;   // of registers, by slot
   std::map<int, uint64_t> constants;  // by slot
   std::vector<Special> specials;      // but for the clocks
   std::vector<Special> clocks;        // that change with every instruction

@@ -138,6 +138,65 @@ def integers():
         yield op(f"dp4a.{ta}32.{tb}32", tc, f"b32 b32 {tc}", INTEGER + "dp4a", f)
 
 
+EXTENDED = "Extended-Precision Integer Arithmetic Instructions: "
+
+
+def carries():
+    """Sums and products of several words: Σ_k x_k 2^(w k), with carries between the words."""
+
+    def number(words, w):
+        return sum((x % (1 << w)) << w * k for k, x in enumerate(words))
+
+    def words(x, n, w):
+        return tuple(x >> w * k for k in range(n))
+
+    for t in INTS[2:]:
+        w, section = width(t), EXTENDED
+        for name, sign in (("add", 1), ("sub", -1)):
+
+            def total(*x, sign=sign, w=w):
+                return words(number(x[:3], w) + sign * number(x[3:], w), 3, w)
+
+            def passing(rng, c, sign=sign):
+                """Often the middle words only pass on the carry that they get."""
+                same = c[1] if sign < 0 else ~c[1]
+                return [*c[:4], np.where(rng.random(len(same)) < 0.5, same, c[4]), c[5]]
+
+            body = (f"{name}.cc.{t} o0, i0, i3;\n{name}c.cc.{t} o1, i1, i4;\n"
+                    f"{name}c.{t} o2, i2, i5;")  # fmt: skip
+            many = " ".join([t] * 6)
+            yield op(f"{name}.cc.{t}", " ".join([t] * 3), many, section + f"{name}.cc, {name}c",
+                     total, body=body, draw=passing)  # fmt: skip
+        for first, second in product(("lo", "hi"), repeat=2):
+
+            def sums(a, b, c, d, e, f, first=first, second=second, w=w):
+                part = lambda x, y, half: x * y >> (w if half == "hi" else 0)
+                products = part(a, b, first), part(d, e, second), part(a, d, second)
+                return words(number(products, w) + number((c, f, c), w), 3, w)
+
+            body = (f"mad.{first}.cc.{t} o0, i0, i1, i2;\nmadc.{second}.cc.{t} o1, i3, i4, i5;\n"
+                    f"madc.{second}.{t} o2, i0, i3, i2;")  # fmt: skip
+            yield op(f"mad.{first}.cc.{t}", " ".join([t] * 3), " ".join([t] * 6),
+                     section + "mad.cc, madc", sums,
+                     suffix=f" madc.{second}", body=body)  # fmt: skip
+        if t[0] == "u":  # the example of the manual's section
+
+            def long(a, b, c, d, w=w):
+                return words(number((a, b), w) * number((c, d), w), 4, w)
+
+            body = f"""mul.lo.{t} o0, i0, i2;
+                mul.hi.{t} o1, i0, i2;
+                mad.lo.cc.{t} o1, i1, i2, o1;
+                madc.hi.{t} o2, i1, i2, 0;
+                mad.lo.cc.{t} o1, i0, i3, o1;
+                madc.hi.cc.{t} o2, i0, i3, o2;
+                addc.{t} o3, 0, 0;
+                mad.lo.cc.{t} o2, i1, i3, o2;
+                madc.hi.{t} o3, i1, i3, o3;"""
+            four = " ".join([t] * 4)
+            yield op(f"madc.{t}", four, four, section + "madc", long, suffix=" long", body=body)
+
+
 LOGIC = "Logic and Shift Instructions: "
 
 
@@ -267,6 +326,10 @@ def floats():
         inputs = " ".join([t] * count.get(words[0], 1))
         loose = "sat" in words or "relu" in words
         yield op(name, t, inputs, section, floating(name), arch=arch, signed_zero=not loose)
+    for t in ("f32", "f64"):
+        top = 1 << width(t) - 1
+        f = lambda a, b, top=top: a & top | b & ~top
+        yield op(f"copysign.{t}", t, f"{t} {t}", FLOAT + "copysign", f)
     for n, t in product(("min", "max"), ("f32", "ftz.f32", "f64", "ftz.f16", *halves)):
         last = t.split(".")[-1]
         for middle in ("", "NaN.", "xorsign.abs.", "NaN.xorsign.abs."):

@@ -36,6 +36,7 @@ __all__ = [
 
 FAMILIES = (
     scalar.integers,
+    scalar.carries,
     scalar.logic,
     scalar.comparisons,
     scalar.floats,

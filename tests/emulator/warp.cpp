@@ -2,6 +2,7 @@
 //
 // Lanes at one place are a split. A branch that parts them makes two, which wait for each other at
 // the branch's meeting; in between either may be ahead, as the dice decide.
+#include <cinttypes>
 #include <cstdio>
 
 #include "async.h"
@@ -356,16 +357,23 @@ void Warp::trace(const Instruction& done, uint32_t mask) {
   const std::string& wanted = block.cluster.machine.options.trace;
   const std::string me = std::to_string(block.index[0]) + ":" + std::to_string(index);
   if (wanted != me) return;
-  std::fprintf(stderr, "%s %08x/%08x %s", me.c_str(), active, mask,
-               described(*block.cluster.machine.launch->program, done).c_str());
-  for (const Operand& operand : done.operands) {
-    if (operand.kind != Operand::Kind::kValue) continue;
-    std::fprintf(stderr, "\n    slot %d:", operand.slot);
-    for_lanes(active, [&](int lane) {
-      std::fprintf(stderr, " %llx", static_cast<unsigned long long>(lanes(operand.slot)[lane]));
-    });
-  }
-  std::fprintf(stderr, "\n");
+  const Program& program = *block.cluster.machine.launch->program;
+  std::fprintf(stderr, "%s %08x/%08x %s\n", me.c_str(), active, mask,
+               described(program, done).c_str());
+  const auto show_register = [&](const Operand& operand, auto&& self) -> void {
+    if (const auto name = program.names.find(operand.slot); name != program.names.end()) {
+      std::fprintf(stderr, "    %s:", name->second.c_str());
+      for (int lane = 0; lane < kLanes; ++lane) {
+        if (active >> lane & 1)
+          std::fprintf(stderr, " %" PRIx64, lanes(operand.slot)[lane]);
+        else
+          std::fprintf(stderr, " -");
+      }
+      std::fprintf(stderr, "\n");
+    }
+    for (const Operand& part : operand.parts) self(part, self);
+  };
+  for (const Operand& operand : done.operands) show_register(operand, show_register);
 }
 
 }  // namespace emulator

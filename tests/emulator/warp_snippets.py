@@ -8,7 +8,19 @@ from itertools import product
 
 import numpy as np
 
-from .exact import BOOL, FLOATS, INTS, decode, encode, mask, read, register, signed, width
+from .exact import (
+    BOOL,
+    FLOATS,
+    INTS,
+    decode,
+    encode,
+    floating,
+    mask,
+    read,
+    register,
+    signed,
+    width,
+)
 from .snippet import floats_of, op, warp
 
 PARALLEL = "Parallel Synchronization and Communication Instructions: "
@@ -481,6 +493,35 @@ def atomics():
             )
             yield warp(f"red.{space}.{name}.{t}", PARALLEL + "red", body, t, t, total,
                        declare=shared(256), draw=fix)  # fmt: skip
+
+    def tiny(rng, columns):
+        """Half of the threads have exponents of at most 3: sums of normal numbers and others."""
+        some = rng.random(32) < 0.5
+        return [np.where(some, c & np.uint64(0x81FFFFFF), c) for c in columns]
+
+    for space, generic in product(("shared", "global"), (False, True)):
+        place = ("mov.u32 base, cells;\nmad.lo.u32 address, thread, 8, base;\n"
+                 "cvt.u64.u32 cell, address;\n" if space == "shared" else
+                 "add.u64 cell, out_address, 8;\n")  # fmt: skip
+        if generic:
+            place += f"cvta.{space}.u64 cell, cell;\n"
+        where = "" if generic else f".{space}"
+        add = floating("add.f32" if space == "shared" else "add.ftz.f32")
+        body = (
+            f"st{where}.b32 [cell], i0;\natom{where}.add.f32 o0, [cell], i1;\n"
+            f"ld{where}.b32 o1, [cell];\nred{where}.add.f32 [cell], i2;\nld{where}.b32 o2, [cell];"
+        )
+        yield op(
+            f"atom.{space}.add.f32",
+            "f32 f32 f32",
+            "f32 f32 f32",
+            PARALLEL + "atom, red",
+            lambda a, b, c, add=add: (a, add(a, b), add(add(a, b), c)),
+            suffix=" generic floats" if generic else " floats",
+            body=place + body,
+            declare=shared(256),
+            draw=tiny,
+        )
     for space, t in product(("shared", "global"), ("b32", "b64")):
         where = "address" if space == "shared" else "out_address+8"
         body = ("mov.u32 base, cells;\nmad.lo.u32 address, thread, 8, base;\n"
