@@ -60,9 +60,9 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
-    again = [item for item in items if is_packed(item) and parameter(item, "backend") in EMULATED]
-    config.hook.pytest_deselected(items=again)
-    items[:] = [item for item in items if item not in set(again)]
+    again = {item for item in items if is_packed(item) and parameter(item, "backend") in EMULATED}
+    config.hook.pytest_deselected(items=list(again))
+    items[:] = [item for item in items if item not in again]
 
 
 def parameter(item, name):

@@ -8,6 +8,7 @@ import emulator
 import pytest
 import torch
 from emulator import cuda_ops, triton_ops
+from shapes import SHAPES
 
 from green_kernels._C import schedule
 from green_kernels.ops import ACTIVATIONS, int8_linear, int8_matmul, quantize_rows
@@ -24,16 +25,6 @@ def preset(request):
     return request.param
 
 
-SHAPES = {
-    "nothing to sum": (5, 6, 0),
-    "one number": (1, 1, 1),
-    "one row, as in decoding": (1, 96, 256),
-    "odd": (7, 9, 129),
-    "K of one": (17, 33, 1),
-    "K not a multiple of 16": (20, 24, 100),
-    "one past a tile, both ways": (65, 129, 64),
-    "several blocks of rows": (300, 48, 80),
-}
 OPS = {
     "sm_80": lambda: cuda_ops.CudaOps(emulator.A100).all(),
     "sm_90a": lambda: cuda_ops.CudaOps(emulator.H100).all(),

@@ -4,23 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shapes import SHAPES
 
 from green_kernels.ops import ACTIVATIONS, MAX_K, int8_matmul, pack_weight
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
-
-SHAPES = {
-    "no rows": (0, 32, 64),
-    "no columns": (5, 0, 64),
-    "nothing to sum": (5, 6, 0),
-    "one number": (1, 1, 1),
-    "one row, as in decoding": (1, 96, 256),
-    "odd": (7, 9, 129),
-    "K of one": (17, 33, 1),
-    "K not a multiple of 16": (20, 24, 100),
-    "one past a tile, both ways": (65, 129, 64),
-    "several blocks of rows": (300, 48, 80),
-}
 
 
 @pytest.fixture

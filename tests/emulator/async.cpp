@@ -1,13 +1,6 @@
 #include "async.h"
 
 namespace emulator {
-namespace {
-
-Access access_of(const Warp& warp, int lane, bool asynchronous) {
-  return {warp.now(lane), lane, warp.instruction->at.line, &warp.clock, &warp.fenced, asynchronous};
-}
-
-}  // namespace
 
 void check_async_reads(Warp& warp, const std::vector<SharedRange>& reads, int lane) {
   for (const SharedRange& range : reads) {

@@ -40,10 +40,6 @@ void check_alignment(Warp& warp, int lane, uint64_t address, uint32_t alignment)
               lane);
 }
 
-Access access_of(const Warp& warp, int lane) {
-  return {warp.now(lane), lane, warp.instruction->at.line, &warp.clock, &warp.fenced};
-}
-
 const Global* module_variable(const Warp& warp, uint64_t address, uint32_t size) {
   for (const Global& global : warp.block.cluster.machine.launch->program->globals)
     if (address >= global.address && size <= global.size &&
@@ -102,6 +98,10 @@ uint8_t* plain_bytes(Warp& warp, Space space, int lane, uint64_t address, uint32
 bool is_shared(uint64_t address) { return (address & kWindowMask) == kSharedWindow; }
 
 }  // namespace
+
+Access access_of(const Warp& warp, int lane, bool asynchronous) {
+  return {warp.now(lane), lane, warp.instruction->at.line, &warp.clock, &warp.fenced, asynchronous};
+}
 
 SharedPlace shared_place(Warp& warp, int lane, uint64_t address, uint32_t size,
                          uint32_t alignment) {

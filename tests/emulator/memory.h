@@ -50,6 +50,9 @@ SharedPlace shared_place(Warp& warp, int lane, uint64_t address, uint32_t size, 
 // end before it has synchronised with that.
 void visit(Warp& warp, int lane, SharedPlace place);
 
+// An access to shared memory by the current instruction of a lane, or of kWholeWarp.
+Access access_of(const Warp& warp, int lane, bool asynchronous = false);
+
 // A pointer to registered global memory, checked likewise; or to the param window's own bytes, for
 // a tensor map that is a kernel's parameter.
 uint8_t* global_pointer(Warp& warp, int lane, uint64_t address, uint32_t size, uint32_t alignment,
