@@ -30,9 +30,10 @@ class Unavailable(Exception):
 
 
 def largest_error(output: Tensor, expected: Tensor) -> float:
-    """max|output - expected| / max|expected|, in float32."""
+    """max|output - expected| / max|expected|, in float32; without the quotient if all are zero."""
     output, expected = output.float(), expected.float()
-    return ((output - expected).abs().max() / expected.abs().max()).item()
+    error, size = (output - expected).abs().max(), expected.abs().max()
+    return (error if size == 0 else error / size).item()
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Way:
     dtype: str | None = None  # None: the case's
     tolerance: float | None = None  # None: the case's
     extra: Mapping[str, float] = field(default_factory=dict)  # bytes and counts, by name
+    executed_flops: int | None = None  # where zeros are skipped; None: the case's flops
+    # How good a model's answers are, by metric ("perplexity"), on data of its own; None: not asked.
+    quality: Callable[[], Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Case:
     output: Callable[[Any], Tensor] = lambda output: output  # what of a way's result is compared
     error: Callable[[Tensor, Tensor], float] = largest_error
     kind: str = "op"  # or "model", whose error must be 1 - mean cosine: which table it goes to
+    items: Mapping[str, float] = field(default_factory=dict)  # per call: "tokens", "samples"
+    graph: bool = True  # on a GPU, replayed from a CUDA graph; False where the call is the point
 
     def __post_init__(self):
         """Refuse names outside the vocabulary."""
@@ -83,22 +89,24 @@ class Entry:
 
     build: Callable[[str], Case]
     default: bool
+    weight: float = 1.0  # of a run's time that it needs, relative to an op's
 
 
 CASES: dict[tuple[str, str], Entry] = {}  # by case and shape name
 
 
-def case(default: bool = True, **shapes: tuple) -> Callable:
+def case(default: bool = True, weight: float = 1.0, **shapes: tuple) -> Callable:
     """Register a function under its name, once for each named shape.
 
-    default: False for shapes that run only when their case or shape is asked for by name.
+    default: False for shapes that run only when their case is asked for by name.
+    weight: of a run's time that it needs, relative to an op's.
     shapes: arguments of the function by name of the shape; the device comes last.
     """
 
     def register(build: Callable[..., Case]) -> Callable[..., Case]:
         for shape, sizes in shapes.items():
             CASES[build.__name__, shape] = Entry(
-                lambda device, sizes=sizes: build(*sizes, device), default
+                lambda device, sizes=sizes: build(*sizes, device), default, weight
             )
         return build
 

@@ -1,182 +1,164 @@
 """The command line of the bench."""
 
 import argparse
-import math
-import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from . import machine
-from .case import WAYS, Entry, load_cases
-from .markdown import markdown
-from .record import CorruptRecord, Record, read, write
-from .report import print_report
-from .runner import Runner, find_meter
-
-DESCRIPTION = "Time and joules of each op and of a model, against their peers."
-EPILOG = "`python -m bench report FILE` prints the tables of records that --json wrote before."
+from . import device, machine, ranks, session
+from .case import load_cases
+from .options import parse, read_records
+from .record import Record, write
+from .report import print_report, wide_console
+from .runner import Runner
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line, run, print; return 1 if a way of ours was wrong."""
-    arguments = list(argv) if argv is not None else None
-    entries = load_cases()
-    options = _parse(entries, arguments)
-    if options.cases[:1] == ["report"]:
-        if options.markdown:
-            print(markdown(options.records), end="")
-        else:
-            print_report(options.records)
-        return 0
+    """Parse the command line and do what it says; return the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        argv = ["run", *argv]
+    options = parse(load_cases(), argv)
+    return COMMANDS[options.command](options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run cases; 1 if a way of ours was wrong."""
     torch.set_num_threads(options.threads)
-    runner = Runner(
-        options.device,
-        find_meter(options.device),
-        seconds=options.seconds,
-        rounds=options.rounds,
-        ways=options.way,
-        assumed_watts=options.assume_watts,
-        machine=machine.facts(options.device),
-    )
-    records = _run(runner, options.chosen, options.json)
-    print_report(records)
+    grams = _grams(options)
+    ranks.join()
+    try:
+        records = _records(options)
+    finally:
+        ranks.leave()
+    if records is None:  # rank 0 has them
+        return 0
+    to_pipe = options.json == "-"
+    console = wide_console(stderr=True) if to_pipe else wide_console()
+    print_report(records, console, grams=grams)
+    for line in ranks.sums(records):
+        console.print(line, markup=False)
     wrong = [r for r in records if r.status == "refused" and r.way.startswith("ours")]
     return 1 if wrong else 0
 
 
-def _run(runner: Runner, chosen: dict[tuple[str, str], Entry], path: Path | None) -> list[Record]:
-    """Run the chosen cases; write the records of each as soon as it is done."""
+def _records(options: argparse.Namespace) -> list[Record] | None:
+    """Run the chosen cases; give the records of each on as soon as it is done."""
+    name = ranks.device(options.device)
+    tested = device.find(name)
+    runner = Runner(
+        tested,
+        _protocol(options),
+        ways=options.way,
+        dtypes=options.dtype,
+        recipe=options.data,
+        seed=options.seed,
+        assumed_watts=options.assume_watts,
+        machine=machine.facts(name) | tested.facts(),
+    )
+    console = Console(stderr=True, quiet=ranks.rank() > 0)
     records: list[Record] = []
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=len(chosen))
-        for (name, shape), entry in chosen.items():
-            if not console.is_terminal:
-                console.print(f"{name} {shape}")
-            runner.progress = lambda step, head=f"{name} {shape}": progress.update(
-                bar, description=f"{head}: {step}"
-            )
-            runner.progress("building")
-            torch.manual_seed(0)
-            done = runner.run(name, shape, entry.build(runner.device))
-            if path is not None:
-                write(done, path)
-            records += done
-            progress.advance(bar)
-    return records
+    for done in session.run(runner, options.chosen, options.budget, console):
+        done = ranks.gather(done)
+        if done is None:
+            continue
+        if options.json == "-":
+            print(*(record.json() for record in done), sep="\n", flush=True)
+        elif options.json is not None:
+            write(done, options.json)
+        records += done
+    return records if ranks.rank() == 0 else None
 
 
-def _parse(entries: dict[tuple[str, str], Entry], argv: list[str] | None) -> argparse.Namespace:
-    """Return the options; `chosen` holds the cases to run, or `records` those to print."""
-    names = list(dict.fromkeys(name for name, _ in entries))
-    parser = argparse.ArgumentParser("python -m bench", description=DESCRIPTION, epilog=EPILOG)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser.add_argument(
-        "cases", nargs="*", metavar="case", help=f"of {', '.join(names)}; all, if none is named"
-    )
-    parser.add_argument("--shape", metavar="NAME", help="only the shape of this name")
-    parser.add_argument(
-        "--way", action="append", default=[], metavar="NAME", choices=WAYS,
-        help=f"only this way and the baseline; may be repeated; of {', '.join(WAYS)}",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seconds", type=_positive, default=1.0,
-        help="to time each way of a case for, over all rounds (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--rounds", type=_count, default=7, help="in each of which all ways take a turn"
-    )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="append records to this file")
-    parser.add_argument(
-        "--threads", type=_count, default=min(2, cores or 1), help="of the CPU (default: 2)"
-    )
-    parser.add_argument(
-        "--assume-watts", type=_positive, metavar="W",
-        help="add a column of joules that this many watts would make; never a measurement",
-    )  # fmt: skip
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
-    )
-    parser.add_argument(
-        "--markdown", action="store_true", help="with report: print Markdown, as for a README"
-    )
-    options = parser.parse_args(argv)
-    if options.cases[:1] == ["report"]:
-        _refuse_options(parser, argv, vars(options).keys() - {"cases", "markdown"})
-        options.records = _read_records(parser, options.cases[1:])
-    else:
-        if options.markdown:
-            parser.error("argument --markdown: goes with report")
-        options.chosen = _choose(parser, entries, names, options)
-        _check_machine(parser, options)
-    return options
+def _protocol(options: argparse.Namespace):
+    given = {"seconds": options.seconds, "rounds": options.rounds}
+    return replace(options.protocol, **{key: v for key, v in given.items() if v is not None})
 
 
-def _refuse_options(parser, argv: list[str] | None, names: Iterable[str]) -> None:
-    """End with the first of these options that was given, be it with its default."""
-    parser.set_defaults(**dict.fromkeys(names))
-    given = vars(parser.parse_args(argv))
-    for name in given:
-        if name in names and given[name] is not None:
-            parser.error(f"argument --{name.replace('_', '-')}: does not go with report")
+def _grams(options: argparse.Namespace):
+    """Return gCO2e of joules by the grid that the options name, or None."""
+    from green_kernels import carbon
 
-
-def _choose(parser, entries, names, options) -> dict[tuple[str, str], Entry]:
-    for name in options.cases:
-        if name not in names:
-            parser.error(f"unknown case {name!r}; cases are {', '.join(names)}")
-    named = {key: entry for key, entry in entries.items() if key[0] in (options.cases or names)}
-    shapes = list(dict.fromkeys(shape for _, shape in named))
-    if options.shape is not None:
-        if options.shape not in shapes:
-            parser.error(f"unknown shape {options.shape!r}; shapes are {', '.join(shapes)}")
-        return {key: entry for key, entry in named.items() if key[1] == options.shape}
-    if options.cases:
-        return named
-    return {key: entry for key, entry in named.items() if entry.default}
-
-
-def _check_machine(parser, options) -> None:
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("argument --device: torch finds no CUDA device here; use cpu")
-    if options.json is not None:  # rather now than after minutes of running
-        try:
-            options.json.open("a").close()
-        except OSError as error:
-            parser.error(f"argument --json: cannot write {options.json}: {error.strerror}")
-
-
-def _read_records(parser, files: list[str]) -> list[Record]:
-    if len(files) != 1:
-        parser.error(f"report takes one file of records, got {len(files)}")
+    if options.country is None and options.intensity is None:
+        return None
     try:
-        return read(files[0])
-    except OSError as error:
-        parser.error(f"cannot read {files[0]}: {error.strerror}")
-    except CorruptRecord as error:
-        parser.error(str(error))
+        if options.country is not None:
+            intensity = carbon.Intensity.of_country(options.country)
+        else:
+            intensity = carbon.Intensity(options.intensity, source="--intensity")
+    except (carbon.Unavailable, ValueError) as error:
+        options.error(f"argument --country: {error}")
+    return lambda joules: carbon.emissions(joules, intensity, pue=options.pue)
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
-    return value
+def _list(options: argparse.Namespace) -> int:
+    """Print a line for each shape of each case, with the ways that it has on this device."""
+    for (name, shape), entry in options.chosen.items():
+        marks = "" if entry.default else "\tnot by default"
+        print(f"{name}\t{shape}{marks}")
+    return 0
 
 
-def _count(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
-    return value
+def _report(options: argparse.Namespace) -> int:
+    from . import html, markdown
+
+    if options.update is not None:
+        markdown.update(options.update)
+        return 0
+    if not options.paths:
+        options.error("report takes files of records, or folders of them")
+    records = [record for path in options.paths for record in read_records(options, path)]
+    grams = _grams(options)
+    if options.markdown:
+        print(markdown.markdown(records), end="")
+        return 0
+    print_report(records, grams=grams)
+    if not options.tables:
+        for path in html.write(records, options.out):
+            print(f"wrote {path}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from . import compare
+
+    before, after = (read_records(options, path) for path in (options.before, options.after))
+    verdicts = compare.compare(before, after, threshold=options.threshold)
+    compare.print_verdicts(verdicts)
+    return compare.exit_code(verdicts)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from . import check
+
+    problems = check.check(options.folder)
+    for problem in problems:
+        print(problem)
+    print(f"{options.folder}: {'rejected' if problems else 'accepted'}")
+    return 1 if problems else 0
+
+
+def _sensor(options: argparse.Namespace) -> int:
+    from . import sensor
+
+    return sensor.run(options)
+
+
+def _sweep_clocks(options: argparse.Namespace) -> int:
+    from . import sweep
+
+    return sweep.run(options)
+
+
+COMMANDS = {
+    "run": _run,
+    "list": _list,
+    "report": _report,
+    "compare": _compare,
+    "check": _check,
+    "sensor": _sensor,
+    "sweep-clocks": _sweep_clocks,
+}

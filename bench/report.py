@@ -1,167 +1,253 @@
-"""Records as tables for people."""
+"""Records as tables for a terminal, or for a pipe."""
 
-import math
-import statistics
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from .record import Record
+from .summary import mean_lines
+from .words import (
+    divided,
+    dtype_text,
+    extra_lines,
+    fidelity_text,
+    joules_text,
+    labels,
+    machine_line,
+    no_joules,
+    no_net,
+    no_time,
+    pico_text,
+    quantity,
+    ratio_text,
+    rows,
+    runs,
+    samples_per_kwh,
+    seconds_text,
+    span_text,
+    three_digits,
+)
 
 TITLES = {"model": "Models", "op": "Ops"}
-WIDE = 145  # columns of a console that has room for quartiles
-SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+PIPE = 10_000  # columns of what is no terminal: nothing is folded
+
+Grams = Callable[[float], float]  # gCO2e of joules
 
 
-def print_report(records: Sequence[Record], console: Console | None = None) -> None:
-    """Print each run: its machine, a table of models and one of ops, and geometric means."""
+def print_report(
+    records: Sequence[Record], console: Console | None = None, *, grams: Grams | None = None
+) -> None:
+    """Print each run: its machine, a table of models and one of ops, and geometric means.
+
+    console: the default is stdout, without folding or colour where that is no terminal.
+    grams: gCO2e of so many joules; adds a column.
+    """
     console = console or wide_console()
     if not records:
         console.print("no records")
-    for run in _by(records, lambda r: (r.date, r.device)).values():
-        console.print(f"\n[bold]{escape(machine_line(run[0]))}[/bold]")
+    for run in runs(records):
+        console.print(f"\n[bold]{escape(machine_line(run[0]))}[/bold]", soft_wrap=True)
         for kind, title in TITLES.items():
-            rows = [r for r in run if r.kind == kind]
-            if rows:
-                _print_table(title, rows, console)
-        for line in geometric_means(run):
-            console.print(escape(line))
+            of_kind = [r for r in run if r.kind == kind]
+            if of_kind:
+                _print_table(title, of_kind, console, grams)
+        for line in mean_lines(run):
+            console.print(escape(line), soft_wrap=True)
+
+
+def report_text(records: Sequence[Record], *, grams: Grams | None = None) -> str:
+    """Return what `print_report` prints to a pipe."""
+    file = io.StringIO()
+    print_report(records, wide_console(file=file), grams=grams)
+    return file.getvalue()
 
 
 def wide_console(**options) -> Console:
-    """Return a console that does not fold the table to 80 columns when output goes to a file."""
+    """Return a console that folds nothing and colours nothing when output goes to a file."""
     console = Console(**options)
     if not console.is_terminal:
-        console = Console(width=180, **options)
+        console = Console(width=PIPE, highlight=False, **options)
     return console
 
 
-def geometric_means(records: Iterable[Record]) -> list[str]:
-    """Return a line for each of our ways against each other way, over the shapes of a case."""
-    lines = []
-    for (case, baseline), group in _by(records, lambda r: (r.case, r.baseline)).items():
-        timed = {(r.way, r.shape): r for r in group if r.times}
-        ways = list(dict.fromkeys(way for way, _ in timed))
-        shapes = list(dict.fromkeys(shape for _, shape in timed))
-        if len(shapes) < 2:
-            continue
-        lines.append(f"{case} against {baseline}, geometric means of times over shapes:")
-        for ours in (way for way in ways if way.startswith("ours")):
-            for peer in (way for way in ways if way != ours):
-                ratios = [
-                    _ratio(timed[peer, shape], timed[ours, shape])
-                    for shape in shapes
-                    if (peer, shape) in timed and (ours, shape) in timed
-                ]
-                if ratios:
-                    lines.append(
-                        f"  {ours} is {statistics.geometric_mean(ratios):.2f}x {peer} "
-                        f"({len(ratios)} shapes, {min(ratios):.2f} to {max(ratios):.2f})"
-                    )
-    return lines
+@dataclass
+class Notes:
+    """Reasons, each numbered where it first came up."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, reason: str) -> str:
+        """Return the number of a reason, to stand beside what is missing."""
+        return f"({self.numbers.setdefault(reason, len(self.numbers) + 1)})"
 
 
-def _ratio(peer: Record, ours: Record) -> float:
-    """Median over rounds of peer's seconds / our seconds."""
-    if len(peer.times) != len(ours.times):  # of two runs, whose rounds do not belong together
-        return peer.seconds / ours.seconds
-    return statistics.median(p / o for p, o in zip(peer.times, ours.times, strict=True))
+@dataclass(frozen=True)
+class Column:
+    """A figure of each record; a column of nothing is not printed."""
+
+    head: str
+    cell: Callable[[Record], str]
+    leave: int = 0  # the larger, the sooner it goes where the terminal has no room; 0: never
 
 
-def _print_table(title: str, records: Sequence[Record], console: Console) -> None:
-    wide = console.width >= WIDE
-    watts = next((r.assumed_watts for r in records if r.estimated_joules is not None), None)
-    fidelity = "error" if records[0].kind == "op" else "cosine"
-    table = Table(title=title, title_justify="left")
-    table.add_column("way")
-    columns = ["dtype", "time", "quartiles", "x baseline", "quartiles", "J/call", "pJ/op", fidelity]
-    columns += [] if watts is None else [f"estimate at {watts:g} W"]
-    for column in columns:
-        if wide or column != "quartiles":
-            table.add_column(column, justify="right", no_wrap=True)
-    notes: dict[str, int] = {}
-    for (case, shape), group in _by(records, lambda r: (r.case, r.shape)).items():
-        table.add_row(f"[bold]{escape(f'{case} {shape}')}[/bold]")
-        for r in group:
-            time, spread, ratio, ratio_spread = _times(r, notes)
-            times = [time, spread, ratio, ratio_spread] if wide else [time, ratio]
-            row = [f"  {escape(r.way)}", escape(SHORT.get(r.dtype, r.dtype)), *times]
-            row += [*_joules(r, notes), _fidelity(r)]
-            if watts is not None:
-                row.append("" if r.estimated_joules is None else f"{r.estimated_joules:.3g} J")
-            table.add_row(*row, end_section=r is group[-1])
+def _print_table(
+    title: str, records: Sequence[Record], console: Console, grams: Grams | None
+) -> None:
+    notes = Notes()
+    columns = columns_of(records, notes, grams)
+    cells = {id(r): [column.cell(r) for column in columns] for r in records}
+    used = [any(cells[id(r)][i] for r in records) for i in range(len(columns))]
+    shown = [i for i, column in enumerate(columns) if used[i]]
+    left = []
+    while True:
+        table = _table(title, records, columns, cells, shown)
+        free = console.options.update(width=PIPE)
+        if Measurement.get(console, free, table).maximum <= console.width:
+            break
+        spare = [i for i in shown if columns[i].leave]
+        if not spare:
+            break
+        left.append(max(spare, key=lambda i: columns[i].leave))
+        shown.remove(left[-1])
     console.print(table)
-    for note, number in notes.items():
-        console.print(escape(f"({number}) {note}"))
+    for note, number in notes.numbers.items():
+        console.print(escape(f"({number}) {note}"), soft_wrap=True)
+    if left:
+        names = ", ".join(columns[i].head for i in sorted(left))
+        console.print(escape(f"left out for want of width, a pipe has it: {names}"), soft_wrap=True)
     for r in records:
         for line in extra_lines(r):
-            console.print(escape(line))
+            console.print(escape(line), soft_wrap=True)
 
 
-def _times(r: Record, notes: dict[str, int]) -> list[str]:
-    if r.seconds is None:
-        return [f"{r.status} {_note(r.reason, notes)}", "", "", ""]
-    low, high = r.spread
+def _table(title, records, columns, cells, shown) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("way", no_wrap=True)
+    for i in shown:
+        table.add_column(escape(columns[i].head), justify="right", no_wrap=True)
+    for row, of_row in rows(records).items():
+        table.add_row(f"[bold]{escape(row)}[/bold]")
+        for r in of_row:
+            texts = [escape(cells[id(r)][i]) for i in shown]
+            table.add_row(f"  {escape(r.way)}", *texts, end_section=r is of_row[-1])
+    return table
+
+
+def columns_of(records: Sequence[Record], notes: Notes, grams: Grams | None) -> list[Column]:
+    """Return the columns of a table of ops or of models, in their order."""
+    model = records[0].kind == "model"
+    watts = next((r.assumed_watts for r in records if r.estimated_joules is not None), None)
+    measured = any(r.joules is not None for r in records)
+    columns = [
+        Column("dtype", dtype_text, 1),
+        Column("time", lambda r: _time(r, notes)),
+        Column("quartiles", _quartiles, 8),
+        Column("x baseline", lambda r: ratio_text(r.ratio) if r.times else ""),
+        Column("quartiles", _ratio_quartiles, 9),
+        Column("J/inference" if model else "J/call", lambda r: _joules(r, notes)),
+    ]
+    if measured:
+        columns += [
+            Column("95 % interval", lambda r: _span(r, r.energy.joules, joules_text), 6),
+            Column("net of idle", lambda r: _net(r, notes), 5),
+            Column("J ratio", _joules_ratio, 2),
+            Column("95 % interval", lambda r: _span(r, r.energy.ratio, ratio_text), 7),
+        ]
+        columns += _model_columns() if model else _op_columns()
+    if grams is not None:
+        head = "gCO2e/1k inferences" if model else "gCO2e/1e18 FLOP"
+        columns.append(Column(head, lambda r: _grams(r, grams), 1))
+    if model:
+        metrics = dict.fromkeys(name for r in records for name in r.quality)
+        columns += [Column(name, lambda r, name=name: _quality(r, name)) for name in metrics]
+    columns.append(Column("cosine" if model else "error", fidelity_text))
+    if watts is not None:
+        columns.append(Column(f"estimate at {watts:g} W", _estimate))
+    return [*columns, Column("labels", lambda r: ", ".join(labels(r)), 4)]
+
+
+def _op_columns() -> list[Column]:
     return [
-        seconds_text(r.seconds),
-        f"{seconds_text(low)} - {seconds_text(high)}",
-        f"{r.ratio:.2f}",
-        f"{r.ratio_low:.2f} - {r.ratio_high:.2f}",
+        Column("pJ/FLOP", lambda r: _pico(r.joules_per_flop)),
+        Column("95 % interval", lambda r: _pico_span(r), 3),
+        Column("pJ/executed", _executed),
     ]
 
 
-def _joules(r: Record, notes: dict[str, int]) -> list[str]:
+def _model_columns() -> list[Column]:
+    return [
+        Column("J/token", lambda r: _text(r.joules_per("token"), joules_text)),
+        Column("samples/kWh", lambda r: _text(samples_per_kwh(r), lambda n: quantity(n, ""))),
+    ]
+
+
+def _time(r: Record, notes: Notes) -> str:
+    return seconds_text(r.seconds) if r.times else f"{r.status} {notes(no_time(r))}"
+
+
+def _quartiles(r: Record) -> str:
+    return " - ".join(seconds_text(end) for end in r.spread) if r.times else ""
+
+
+def _ratio_quartiles(r: Record) -> str:
+    return f"{r.ratio_low:.2f} - {r.ratio_high:.2f}" if r.times else ""
+
+
+def _joules(r: Record, notes: Notes) -> str:
     if r.joules is not None:
-        pico = r.joules_per_flop
-        return [f"{r.joules:.4g}", "" if pico is None else f"{pico * 1e12:.3g}"]
+        return joules_text(r.joules)
     # A way that was not timed has said why already.
-    note = f" {_note(f'joules: {r.energy_reason}', notes)}" if r.times else ""
-    return [f"unavailable{note}", ""]
+    return f"unavailable {notes(no_joules(r))}" if r.times else "unavailable"
 
 
-def _fidelity(r: Record) -> str:
-    if r.error is None:
+def _span(r: Record, interval, text: Callable[[float], str]) -> str:
+    return "" if interval is None else span_text(interval, text, len(r.energy.windows))
+
+
+def _pico_span(r: Record) -> str:
+    return _span(r, divided(r.energy.joules, r.flops), pico_text)
+
+
+def _net(r: Record, notes: Notes) -> str:
+    if r.joules is None:
         return ""
-    return f"{r.error:.1e}" if r.kind == "op" else f"{1 - r.error:.5f}"
+    if r.energy.net is None:
+        return f"not identified {notes(no_net(r))}"
+    return joules_text(r.energy.net.value)
 
 
-def _note(reason: str | None, notes: dict[str, int]) -> str:
-    return f"({notes.setdefault(reason or 'no reason given', len(notes) + 1)})"
+def _joules_ratio(r: Record) -> str:
+    return "" if r.energy.ratio is None else ratio_text(r.energy.ratio.value)
 
 
-def extra_lines(r: Record) -> list[str]:
-    """Return the further figures of a way as one line; bytes in MB."""
-    words = []
-    for name, value in r.extra.items():
-        if name.endswith("_bytes"):
-            words.append(f"{name.removesuffix('_bytes').replace('_', ' ')} {value / 1e6:.2f} MB")
-        else:
-            words.append(f"{name.replace('_', ' ')} {value:.4g}")
-    return [f"{r.case} {r.shape}, {r.way}: {', '.join(words)}"] if words else []
+def _executed(r: Record) -> str:
+    return "" if r.executed_flops == r.flops else _pico(r.joules_per_executed_flop)
 
 
-def machine_line(r: Record) -> str:
-    """Return the machine, the versions and the date of a record, in words."""
-    m = r.machine
-    where = f"{m.get('gpu')}, driver {m.get('driver')}" if m.get("gpu") else m.get("cpu")
-    return (
-        f"{where}, {m.get('threads')} of {m.get('cores')} cores, torch {m.get('torch')}, "
-        f"green_kernels {m.get('green_kernels')} at {m.get('commit') or 'no commit'}, {r.date}"
-    )
+def _grams(r: Record, grams: Grams) -> str:
+    if r.joules is None:
+        return ""
+    if r.kind == "model":
+        return three_digits(1e3 * grams(r.joules))
+    return _text(r.joules_per_flop, lambda joules: three_digits(grams(joules * 1e18)))
 
 
-def seconds_text(seconds: float) -> str:
-    """Three digits with a unit: 1.23 s, 45.6 ms, 789 us."""
-    factor, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
-    value = seconds * factor
-    digits = 2 - math.floor(math.log10(value)) if value > 0 else 2
-    return f"{value:.{max(0, digits)}f} {unit}"
+def _quality(r: Record, name: str) -> str:
+    return _text(r.quality.get(name), lambda value: f"{value:.4g}")
 
 
-def _by(records, key):
-    groups = {}
-    for record in records:
-        groups.setdefault(key(record), []).append(record)
-    return groups
+def _estimate(r: Record) -> str:
+    return _text(r.estimated_joules, joules_text)
+
+
+def _pico(joules: float | None) -> str:
+    return _text(joules, pico_text)
+
+
+def _text(value: float | None, text: Callable[[float], str]) -> str:
+    return "" if value is None else text(value)

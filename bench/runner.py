@@ -1,8 +1,8 @@
-"""Run a case: check each way against the baseline, then time all in turn, then meter each."""
+"""Run a case: check each way against the baseline, then time all in turn, then measure joules."""
 
 import datetime
+import math
 import statistics
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,13 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from green_kernels import energy
-
+from . import data, ranks
 from .case import Case, Unavailable, Way
+from .device import Device
+from .energy import Energy
+from .execute import Batch
+from .joules import Joules, turn
+from .protocol import QUICK, Protocol
 from .record import Record, quartiles
 
 FAULTS = (RuntimeError, ImportError, AssertionError, TypeError, ValueError)
 WARM_SECONDS = 0.05  # of calls before a way is timed: caches, pools and clocks settle
+BATCH_SECONDS = 0.03  # of a batch in a window of energy: longer than a poll, far below a window
+MOST_COPIES = 16  # of a case's buffers; what fits the cache 16 times over is small indeed
+BEYOND = 1.5  # times the cache that all copies take, so that none is left of the last round
 
 
 def utc() -> str:
@@ -24,54 +31,101 @@ def utc() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
-def find_meter(device: str) -> energy.Meter | str:
-    """Return the device's meter, or the reason why it has none."""
-    try:
-        return energy.find_meters(device)[0]
-    except energy.Unavailable as reason:
-        return str(reason)
+@dataclass
+class Ready:
+    """A way that computes what it should, on each copy of the case's buffers."""
+
+    calls: list[Callable[[], Any]]
+    graph: bool
+
+    def batch(self, device: Device, seconds: float) -> Batch:
+        """Return a batch of calls that takes about this long, measured as it runs."""
+        once = device.executor.batch(self.calls, len(self.calls), self.graph)
+        done, start = 0, device.clock()
+        while True:
+            running = once.start()
+            device.executor.synchronize()
+            done += 1
+            passed = device.clock() - start
+            if passed >= WARM_SECONDS:
+                break
+        begin, end = running.span()
+        count = math.ceil(seconds / max((end - begin) / once.calls, 1e-9))
+        if count <= once.calls:
+            return once
+        return device.executor.batch(self.calls, count, self.graph)
 
 
 @dataclass
 class Runner:
-    """How cases are to be run on one machine."""
+    """How cases are to be run on one device."""
 
-    device: str
-    meter: energy.Meter | str  # or the reason why there is none
-    seconds: float = 1.0  # to time each way of a case for, over all rounds
-    rounds: int = 7
+    device: Device
+    protocol: Protocol = QUICK
     ways: Collection[str] = ()  # besides the baseline; empty for all
+    dtypes: Collection[str] = ()  # likewise
+    recipe: str = "normal"  # of the inputs
+    seed: int = 0
     assumed_watts: float | None = None
     machine: Mapping[str, Any] = field(default_factory=dict)
     date: str = field(default_factory=utc)
-    clock: Callable[[], float] = time.perf_counter
     progress: Callable[[str], None] = lambda step: None
 
     @torch.inference_mode()
-    def run(self, name: str, shape: str, case: Case) -> list[Record]:
-        """Return a record for each way of a case, timed or with the reason why not."""
-        records = _Records(self, name, shape, case)
-        calls = self._check(case, records)
-        timed = {way: self._calls(calls[way].call) for way in calls}
-        times = self._time(calls, timed)
-        for way in calls:
-            records.time(way, times[way], timed[way])
-        for way in calls:
-            self.progress(f"joules of {way}")
-            records.joules(way, *self._joules(calls[way].call, timed[way]))
+    def run(
+        self, name: str, shape: str, build: Callable[[str], Case], deadline: float | None = None
+    ) -> list[Record]:
+        """Return a record for each way of a case, timed or with the reason why not.
+
+        build: the case on a device; called again for each copy of its buffers.
+        deadline: by the device's clock, after which nothing more is started.
+        """
+        self.progress("building")
+        case = self._build(build, 0)
+        copies = self._copies(case)
+        records = _Records(self, name, shape, case, copies)
+        ready = self._check(case, build, records, deadline)
+        times, batches = self._time(ready, deadline)
+        for way in ready:
+            records.time(way, times[way], batches[way].calls)
+        if ready:
+            for way, joules in self._joules(ready, deadline).items():
+                records.joules(way, joules)
         return records.finish()
 
-    def _check(self, case: Case, records: "_Records") -> dict[str, Way]:
+    def _build(self, build: Callable[[str], Case], copy: int) -> Case:
+        # Weights made in inference_mode would be inference tensors, which some peers cannot change.
+        with torch.inference_mode(False), torch.no_grad():
+            with data.recipe(self.recipe, self.seed + copy):
+                return build(self.device.name)
+
+    def _copies(self, case: Case) -> int:
+        """Return how many copies of the buffers exceed the cache; one in the quick protocol."""
+        cache = self.device.cache_bytes
+        if not self.protocol.settles or case.kind == "model" or not case.bytes or cache is None:
+            return 1
+        return min(MOST_COPIES, max(1, math.ceil(BEYOND * cache / case.bytes)))
+
+    def _check(
+        self, case: Case, build: Callable[[str], Case], records: "_Records", deadline: float | None
+    ) -> dict[str, Ready]:
         """Return the ways that may be timed; note the error of each, or why it may not."""
+        others = [self._build(build, copy) for copy in range(1, records.copies)]
         baseline = next(iter(case.ways))
-        expected, right = None, {}
-        for name, build in case.ways.items():
+        expected, ready = None, {}
+        for name in case.ways:
             if self.ways and name not in self.ways and name != baseline:
+                continue
+            if self._is_late(deadline):
+                records.leave(name, "unavailable", "the time budget was spent before its turn")
                 continue
             self.progress(f"checking {name}")
             try:
-                way = _build(build)
-                output = case.output(way.call())
+                ways = [_make(one.ways[name]) for one in (case, *others)]
+                wanted = not self.dtypes or (ways[0].dtype or case.dtype) in self.dtypes
+                if not wanted and name != baseline:
+                    continue
+                outputs = [case.output(way.call()) for way in ways]
             except Unavailable as reason:
                 records.leave(name, "unavailable", str(reason))
                 continue
@@ -82,119 +136,113 @@ class Runner:
                 if name != baseline:
                     records.leave(name, "refused", f"{baseline} gave nothing to compare with")
                     continue
-                expected = output.clone()
-            if records.check(name, way, output, expected):
-                right[name] = way
-        return right
+                expected = [output.clone() for output in outputs]
+            if records.check(name, ways[0], outputs, expected):
+                ready[name] = Ready([way.call for way in ways], case.graph)
+        return ready
 
-    def _calls(self, call: Callable[[], Any]) -> int:
-        """Warm up; return how many calls fill a round's share of the time."""
-        done, start = 0, self.clock()
-        while True:
-            call()
-            self._synchronize()
-            done += 1
-            passed = self.clock() - start
-            if passed >= WARM_SECONDS:
-                break
-        # One call at a time includes a synchronisation that a round of many has once.
-        return max(1, round(self.seconds / self.rounds / (passed / done)))
-
-    def _time(self, ways: Mapping[str, Way], calls: Mapping[str, int]) -> dict[str, list[float]]:
-        """Seconds per call of each way in each round.
+    def _time(
+        self, ready: Mapping[str, Ready], deadline: float | None
+    ) -> tuple[dict[str, list[float]], dict[str, Batch]]:
+        """Return seconds per call of each way in each round, and the batches that were timed.
 
         Rounds start with another way each, and every second one runs backwards, so that a drift
         of the machine's speed meets all ways alike.
         """
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(self.rounds):
-            self.progress(f"round {number + 1} of {self.rounds}")
-            for name in turn(list(ways), number):
-                call = ways[name].call
-                self._synchronize()
-                start = self.clock()
-                for _ in range(calls[name]):
-                    call()
-                self._synchronize()
-                times[name].append((self.clock() - start) / calls[name])
-        return times
+        share = self.protocol.seconds / self.protocol.rounds
+        batches = {}
+        for name, way in ready.items():
+            self.progress(f"warming up {name}")
+            batches[name] = way.batch(self.device, share)
+        times: dict[str, list[float]] = {name: [] for name in ready}
+        for number in range(self.protocol.rounds):
+            if number and self._is_late(deadline):  # one round is the least there is
+                break
+            self.progress(f"round {number + 1} of {self.protocol.rounds}")
+            for name in turn(list(ready), number):
+                self.device.executor.synchronize()
+                running = batches[name].start()
+                self.device.executor.synchronize()
+                begin, end = running.span()
+                times[name].append((end - begin) / batches[name].calls)
+        return times, batches
 
-    def _joules(
-        self, call: Callable[[], Any], calls: int
-    ) -> tuple[energy.Measurement | None, int, str | None]:
-        """Return a window of the meter, the calls in it, and the reason where there is none."""
-        if isinstance(self.meter, str):
-            return None, 0, self.meter
-        done, long = 0, 1.1 * energy.MIN_TICKS * self.meter.tick
-        with energy.measure(self.device, meters=[self.meter], clock=self.clock) as window:
-            start = self.clock()
-            while self.clock() - start < long:
-                for _ in range(calls):
-                    call()
-                self._synchronize()
-                done += calls
-        return window, done, window.reason
+    def _joules(self, ready: Mapping[str, Ready], deadline: float | None) -> dict[str, Energy]:
+        """Return the energy of each way that was timed."""
+        if self.device.meter is None:
+            return dict.fromkeys(ready, Energy(reason=self.device.no_meter))
+        batches = {name: way.batch(self.device, BATCH_SECONDS) for name, way in ready.items()}
+        return Joules(self.device, self.protocol, batches, deadline, self.progress).measure()
 
-    def _synchronize(self) -> None:
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize(self.device)
-
-
-def turn(names: list[str], number: int) -> list[str]:
-    """Return the order of ways in a round: A B C, C B A, B C A, A C B, C A B, B A C, ..."""
-    start = number // 2 % len(names) if names else 0
-    order = names[start:] + names[:start]
-    return order[::-1] if number % 2 else order
+    def _is_late(self, deadline: float | None) -> bool:
+        return deadline is not None and self.device.clock() >= deadline
 
 
 class _Records:
     """The records of one case while it runs: fields by way."""
 
-    def __init__(self, runner: Runner, name: str, shape: str, case: Case):
-        self.case, self.runner = case, runner
+    def __init__(self, runner: Runner, name: str, shape: str, case: Case, copies: int):
+        self.case, self.runner, self.copies = case, runner, copies
+        cache = runner.device.cache_bytes
         self.common = {
             "case": name,
             "kind": case.kind,
             "shape": shape,
             "baseline": next(iter(case.ways)),
-            "device": runner.device,
+            "device": runner.device.name,
+            "data": runner.recipe,
+            "seed": runner.seed,
+            "copies": copies,
+            "cold": cache is not None and copies * case.bytes > cache,
+            "protocol": runner.protocol.name,
             "flops": case.flops,
             "bytes": case.bytes,
             "date": runner.date,
             "machine": dict(runner.machine),
+            "items": dict(case.items),
+            "rank": ranks.rank(),
         }
         self.fields: dict[str, dict[str, Any]] = {}
 
     def leave(self, way: str, status: str, reason: str, **more: Any) -> None:
         """Note that a way is not timed, and why."""
-        self.fields[way] = {"status": status, "reason": reason, **more}
+        energy = Energy(reason=f"not timed: {reason}")
+        self.fields[way] = {"status": status, "reason": reason, "energy": energy, **more}
 
-    def check(self, name: str, way: Way, output: Tensor, expected: Tensor) -> bool:
-        """Note the error of a way; return whether it may be timed."""
+    def check(self, name: str, way: Way, outputs: list[Tensor], expected: list[Tensor]) -> bool:
+        """Note the error of a way, the largest over the copies; return whether to time it."""
         tolerance = self.case.tolerance if way.tolerance is None else way.tolerance
-        figures = {"tolerance": tolerance, "extra": dict(way.extra)}
-        figures["dtype"] = way.dtype or self.case.dtype
-        if output.shape != expected.shape:
-            shapes = f"{tuple(output.shape)}, not {tuple(expected.shape)}"
+        figures = {
+            "tolerance": tolerance,
+            "extra": dict(way.extra),
+            "dtype": way.dtype or self.case.dtype,
+            "executed_flops": _or(way.executed_flops, self.case.flops),
+        }
+        if outputs[0].shape != expected[0].shape:
+            shapes = f"{tuple(outputs[0].shape)}, not {tuple(expected[0].shape)}"
             self.leave(name, "refused", f"its output has shape {shapes}", **figures)
             return False
-        error = self.case.error(output, expected)
+        errors = [self.case.error(*pair) for pair in zip(outputs, expected, strict=True)]
+        error = max(errors, key=lambda error: (error != error, error))  # a NaN is the largest
         if not error <= tolerance:  # as a NaN is not
             reason = f"off by {error:.3g}, more than {tolerance:.3g}"
-            self.leave(name, "refused", reason, error=_finite(error), **figures)
+            finite = error if abs(error) < math.inf else None
+            self.leave(name, "refused", reason, error=finite, **figures)
             return False
+        if way.quality is not None:
+            self.runner.progress(f"quality of {name}")
+            figures["quality"] = dict(way.quality())
         # Rounding may take an error measured as a difference from one just below zero.
         self.fields[name] = {"status": "timed", "error": max(0.0, error), **figures}
         return True
 
     def time(self, way: str, times: list[float], calls: int) -> None:
         """Note the times of a way, and their ratios to the baseline's of the same round."""
-        seconds = statistics.median(times)
         watts = self.runner.assumed_watts
         self.fields[way] |= {
             "times": tuple(times),
             "calls": calls,
-            "estimated_joules": None if watts is None else watts * seconds,
+            "estimated_joules": None if watts is None else watts * statistics.median(times),
         }
         baseline = self.fields[self.common["baseline"]]["times"]
         ratios = [base / own for base, own in zip(baseline, times, strict=True)]
@@ -205,18 +253,9 @@ class _Records:
             "ratio_high": high,
         }
 
-    def joules(
-        self, way: str, window: energy.Measurement | None, calls: int, reason: str | None
-    ) -> None:
+    def joules(self, way: str, energy: Energy) -> None:
         """Note the joules of a way, or why there are none."""
-        self.fields[way]["energy_reason"] = reason
-        if window is not None:
-            self.fields[way] |= {
-                "joules": None if window.joules is None else window.joules / calls,
-                "energy_status": window.status,
-                "energy_source": window.source,
-                "energy_seconds": window.seconds,
-            }
+        self.fields[way]["energy"] = energy
 
     def finish(self) -> list[Record]:
         """Return the records, in the order of the case's ways."""
@@ -225,16 +264,12 @@ class _Records:
             "reason": None,
             "error": None,
             "tolerance": None,
+            "executed_flops": self.case.flops,
             "times": (),
             "calls": 0,
             "ratio": None,
             "ratio_low": None,
             "ratio_high": None,
-            "joules": None,
-            "energy_status": "unavailable",
-            "energy_reason": "not run",
-            "energy_source": None,
-            "energy_seconds": None,
             "assumed_watts": self.runner.assumed_watts,
             "estimated_joules": None,
         }
@@ -244,16 +279,15 @@ class _Records:
         ]
 
 
-def _build(build: Callable[[], Way | Callable[[], Any]]) -> Way:
-    # Weights made under inference_mode would be inference tensors, which some peers cannot change.
+def _make(build: Callable[[], Way | Callable[[], Any]]) -> Way:
     with torch.inference_mode(False), torch.no_grad():
         way = build()
     return way if isinstance(way, Way) else Way(way)
 
 
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
 def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), "no message")
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None

@@ -1,17 +1,50 @@
 """Joules of what runs in a `with` block: measured by a counter, or None with the reason."""
 
+from green_kernels.energy.coverage import Coverage
+from green_kernels.energy.devices import (
+    board,
+    clocks,
+    coverage_test,
+    power_limit,
+    sensor_profile,
+)
+from green_kernels.energy.fake import FakeMeter
 from green_kernels.energy.measure import MIN_TICKS, Measurement, find_meters, measure
 from green_kernels.energy.meter import Meter, Unavailable
-from green_kernels.energy.nvml import NvmlMeter
+from green_kernels.energy.nvml import Board, NvmlMeter
+from green_kernels.energy.perf import PerfRaplMeter, cpu_meter
+from green_kernels.energy.power import Change, NotPermitted
+from green_kernels.energy.profile import Profile, profile
+from green_kernels.energy.ranks import Gathered, gather
 from green_kernels.energy.rapl import RaplMeter
+from green_kernels.energy.sensor import SensorProfile
+from green_kernels.energy.visible import visible_boards
 
 __all__ = [
     "MIN_TICKS",
+    "Board",
+    "Change",
+    "Coverage",
+    "FakeMeter",
+    "Gathered",
     "Measurement",
     "Meter",
+    "NotPermitted",
     "NvmlMeter",
+    "PerfRaplMeter",
+    "Profile",
     "RaplMeter",
+    "SensorProfile",
     "Unavailable",
+    "board",
+    "clocks",
+    "coverage_test",
+    "cpu_meter",
     "find_meters",
+    "gather",
     "measure",
+    "power_limit",
+    "profile",
+    "sensor_profile",
+    "visible_boards",
 ]

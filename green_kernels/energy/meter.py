@@ -1,4 +1,4 @@
-"""What a meter is: counters of joules that only grow, and the reason where there are none."""
+"""What a meter is: one counter of joules that only grows, and the reason where there is none."""
 
 from typing import Protocol
 
@@ -8,11 +8,12 @@ class Unavailable(RuntimeError):
 
 
 class Meter(Protocol):
-    """Counters of one kind. `measure` subtracts two readings, part by part."""
+    """The energy counter of one device. `measure` subtracts two readings."""
 
-    name: str  # "nvml", "rapl": becomes Measurement.source
+    name: str  # of the interface: "nvml", "rapl", "rapl (perf)"
+    device: str  # what the counter is of: "cuda:0", "cpu"
     tick: float  # seconds between two updates of the counter
     read_within: float | None  # seconds within which to read again, or a wrap is missed
 
-    def read(self) -> dict[str, float]:
-        """Return joules by part, from an arbitrary zero; raise Unavailable where a read fails."""
+    def read(self) -> float:
+        """Return joules since an arbitrary zero; raise Unavailable where that fails."""

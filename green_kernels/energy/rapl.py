@@ -1,5 +1,6 @@
 """RAPL by Linux's powercap files: microjoules of each CPU package, wrapping at a known value."""
 
+import copy
 import re
 import threading
 import time
@@ -13,15 +14,17 @@ MAX_WATTS = 1000  # no package draws more; bounds how soon a counter can wrap
 
 
 class RaplMeter:
-    """The energy counters of all CPU packages: cores, caches and integrated GPU.
+    """The energy counters of all CPU packages together: cores, caches and integrated GPU.
 
     Only package zones count. Subzones (core, uncore, dram) are left out, as most are parts of
     their package, and so are psys, which contains the packages, and mirrors of a zone.
     root: the powercap folder. clock: seconds, to tell a wrap from a counter that was reset.
     Raises Unavailable without package zones, or if any of them cannot be read.
+    Source: Linux, Documentation/power/powercap/powercap.rst.
     """
 
     name = "rapl"
+    device = "cpu"
     tick = 0.001
 
     def __init__(self, root: str | Path = POWERCAP, clock: Callable[[], float] = time.perf_counter):
@@ -39,27 +42,44 @@ class RaplMeter:
         }
         if not all(self.range.values()):
             raise Unavailable(f"a RAPL zone in {root} says that its counter has no range")
-        self.last = {name: _microjoules(file) for name, file in self.zones.items()}
-        self.passed = dict.fromkeys(self.zones, 0)  # microjoules since `last` was first read
-        self.clock, self.time = clock, clock()
-        self.lock = threading.Lock()  # a long window is also read from a thread of its own
+        self.clock = clock
         self.read_within = min(self.range.values()) / 1e6 / MAX_WATTS / 2
+        self._start()
 
-    def read(self) -> dict[str, float]:
-        """Return joules by package. One wrap of a counter since the last reading is counted."""
+    def fresh(self) -> "RaplMeter":
+        """Return a meter of the same zones that counts wraps for itself, from now on."""
+        meter = copy.copy(self)
+        meter._start()
+        return meter
+
+    def _start(self) -> None:
+        self.last = {name: _microjoules(file) for name, file in self.zones.items()}
+        self.passed = 0  # microjoules of all zones since then
+        self.time = self.clock()
+        self.lock = threading.Lock()  # a long window is also read from a thread of its own
+
+    def read(self) -> float:
+        """Return joules since this meter was made. One wrap per zone since the last is counted."""
         with self.lock:
+            now = {name: _microjoules(file) for name, file in self.zones.items()}
             before, self.time = self.time, self.clock()
-            most = MAX_WATTS * (self.time - before + 10 * self.tick) * 1e6
-            for name, file in self.zones.items():
-                last, self.last[name] = self.last[name], _microjoules(file)
-                passed = (self.last[name] - last) % self.range[name]
+            last, self.last = self.last, now
+            seconds = self.time - before
+            if seconds > 2 * self.read_within:
+                raise Unavailable(
+                    f"the RAPL counters were not read for {seconds:.3g} s, "
+                    "and may have wrapped more than once"
+                )
+            most = MAX_WATTS * (seconds + 10 * self.tick) * 1e6
+            for name in self.zones:
+                passed = (now[name] - last[name]) % self.range[name]
                 if passed > most:
                     raise Unavailable(
-                        f"the counter of {name} went from {last} to {self.last[name]} uJ in "
-                        f"{self.time - before:.3g} s: it was reset within the window"
+                        f"the counter of {name} went from {last[name]} to {now[name]} uJ in "
+                        f"{seconds:.3g} s: it was reset within the window"
                     )
-                self.passed[name] += passed
-            return {name: passed / 1e6 for name, passed in self.passed.items()}
+                self.passed += passed
+            return self.passed / 1e6
 
 
 def _package_zones(root: Path) -> dict[str, Path]:

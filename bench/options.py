@@ -1,0 +1,257 @@
+"""The options of each command, and what is wrong with those that were given."""
+
+import argparse
+import math
+import os
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+
+from .case import WAYS, Entry
+from .data import RECIPES
+from .protocol import FULL, QUICK
+from .schema import CorruptRecord
+
+DESCRIPTION = "Time and joules of each op and of models, against their peers."
+EPILOG = "Without a command: run --quick, of this machine's device. Each command has its --help."
+QUICK_BUDGET = 150.0  # seconds, where no case is named: under three minutes with the imports
+DTYPES = ("float32", "float16", "bfloat16")
+COMMANDS = ("run", "list", "report", "compare", "check", "sensor", "sweep-clocks")
+
+
+def parse(entries: Mapping[tuple[str, str], Entry], argv: list[str]) -> argparse.Namespace:
+    """Return the options of a command line; `chosen` holds the cases to run, by name and shape."""
+    parser = argparse.ArgumentParser("python -m bench", description=DESCRIPTION, epilog=EPILOG)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="run cases, print tables, append records")
+    _add_selection(run, entries)
+    _add_run(run)
+
+    listing = commands.add_parser("list", help="the cases, shapes and ways there are")
+    _add_selection(listing, entries)
+
+    report = commands.add_parser("report", help="tables, plots and a page of records")
+    report.add_argument("paths", nargs="*", metavar="FILE", help="records, or a folder of them")
+    report.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("report"),
+        help="where report.html, the plots and tables.md go (default: %(default)s)",
+    )  # fmt: skip
+    report.add_argument("--tables", action="store_true", help="print tables, write nothing")
+    report.add_argument("--markdown", action="store_true", help="print Markdown, write nothing")
+    report.add_argument(
+        "--update", metavar="README", type=Path,
+        help="print the records that its markers name between them, in place",
+    )  # fmt: skip
+    _add_carbon(report)
+
+    compare = commands.add_parser(
+        "compare", help="SAME, BETTER, WORSE or UNSURE; 1 if any is WORSE"
+    )
+    compare.add_argument("before", metavar="A", help="records, or a folder of them")
+    compare.add_argument("after", metavar="B", help="likewise")
+    compare.add_argument(
+        "--threshold", type=_positive, default=0.02,
+        help="relative change that is none (default: %(default)s)",
+    )  # fmt: skip
+
+    check = commands.add_parser("check", help="accept or reject a folder of results")
+    check.add_argument("folder", metavar="DIR", type=Path)
+
+    sensor = commands.add_parser("sensor", help="what the energy counter of this device is worth")
+    _add_device(sensor)
+    sensor.add_argument("--refresh", action="store_true", help="measure again what is cached")
+    sensor.add_argument(
+        "--coverage", action="store_true", help="test whether it samples all of the time"
+    )
+    sensor.add_argument("--json", metavar="FILE", type=Path, help="write it there too")
+
+    sweep = commands.add_parser("sweep-clocks", help="the clock of least joules per operation")
+    _add_selection(sweep, entries)
+    _add_sweep(sweep)
+
+    options = parser.parse_args(argv)
+    if hasattr(options, "cases"):
+        options.chosen = _choose(parser, entries, options)
+    if options.command == "run":
+        _check_run(parser, options)
+    if hasattr(options, "device") and options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: torch finds no CUDA device here; use cpu")
+    options.error = parser.error
+    return options
+
+
+def _add_selection(parser, entries) -> None:
+    names = ", ".join(dict.fromkeys(name for name, _ in entries))
+    parser.add_argument("cases", nargs="*", metavar="case", help=f"of {names}")
+    parser.add_argument(
+        "--shape", metavar="NAME", help="only shapes of this name; * stands for any"
+    )
+    parser.add_argument(
+        "--way", action="append", default=[], metavar="NAME", choices=WAYS,
+        help=f"only this way and the baseline; may be repeated; of {', '.join(WAYS)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dtype", action="append", default=[], choices=DTYPES,
+        help="only ways of this dtype and the baseline; may be repeated",
+    )  # fmt: skip
+    _add_device(parser)
+
+
+def _add_device(parser) -> None:
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu",
+        help="(default here: %(default)s)",
+    )  # fmt: skip
+
+
+def _add_run(parser) -> None:
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--quick", dest="protocol", action="store_const", const=QUICK, default=QUICK,
+        help="times, and one short window of joules for each way (the default)",
+    )  # fmt: skip
+    modes.add_argument(
+        "--full", dest="protocol", action="store_const", const=FULL,
+        help="the whole protocol: gates, warm-up, ten or more windows of 5 s for each way",
+    )  # fmt: skip
+    parser.add_argument(
+        "--budget", type=_duration, metavar="TIME",
+        help="such as 8m or 90s: no more is started after it (default of a quick run of all: 150s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=_positive, help="to time each way of a case for, over all rounds"
+    )
+    parser.add_argument("--rounds", type=_count, help="in each of which all ways take a turn")
+    parser.add_argument(
+        "--data", choices=RECIPES, default=RECIPES[0],
+        help="what the inputs are: random, a model's own activations, or zeros",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=_natural, default=0, help="of the inputs (default: 0)")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="append records to this file; - prints them, tables to stderr",
+    )
+    parser.add_argument(
+        "--threads", type=_count, default=min(2, _cores()), help="of the CPU (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--assume-watts", type=_positive, metavar="W",
+        help="add a column of joules that this many watts would make; never a measurement",
+    )  # fmt: skip
+    _add_carbon(parser)
+
+
+def _add_carbon(parser) -> None:
+    grid = parser.add_mutually_exclusive_group()
+    grid.add_argument(
+        "--intensity", type=_natural_number, metavar="G", help="of the grid, gCO2e/kWh: adds gCO2e"
+    )
+    grid.add_argument("--country", metavar="ISO", help="whose grid it is; needs the [carbon] extra")
+    parser.add_argument(
+        "--pue", type=_positive, default=1.0, help="power usage effectiveness (default: 1, IT only)"
+    )
+
+
+def _add_sweep(parser) -> None:
+    parser.add_argument(
+        "--slowdown", type=_positive, default=0.1, help="the most that is accepted (default: 0.1)"
+    )
+    parser.add_argument("--points", type=_count, default=8, help="clocks to try (default: 8)")
+    parser.add_argument(
+        "--set-clocks", action="store_true",
+        help="really lock this GPU's clocks, one after the other, and unlock them; else only plan",
+    )  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", type=Path, help="append the points to this file")
+
+
+def _choose(parser, entries, options) -> dict[tuple[str, str], Entry]:
+    names = list(dict.fromkeys(name for name, _ in entries))
+    for name in options.cases:
+        if name not in names:
+            hint = "; the commands are " + ", ".join(COMMANDS) if options.command == "run" else ""
+            parser.error(f"unknown case {name!r}; cases are {', '.join(names)}{hint}")
+    named = {key: entry for key, entry in entries.items() if key[0] in (options.cases or names)}
+    if options.shape is not None:
+        found = {key: entry for key, entry in named.items() if fnmatch(key[1], options.shape)}
+        if not found:
+            shapes = ", ".join(dict.fromkeys(shape for _, shape in named))
+            parser.error(f"unknown shape {options.shape!r}; shapes are {shapes}")
+        return found
+    if options.cases or options.command == "list":
+        return named
+    return {key: entry for key, entry in named.items() if entry.default}
+
+
+def _check_run(parser, options) -> None:
+    if options.budget is None and options.protocol is QUICK and not options.cases:
+        options.budget = QUICK_BUDGET
+    if options.json not in (None, "-"):  # rather now than after minutes of running
+        try:
+            open(options.json, "a").close()
+        except OSError as error:
+            parser.error(f"argument --json: cannot write {options.json}: {error.strerror}")
+
+
+def read_records(options: argparse.Namespace, path: str) -> list:
+    """Return the records of a file, or of all in a folder; end with what is wrong."""
+    from .record import read
+
+    files = sorted(Path(path).glob("*.jsonl")) if Path(path).is_dir() else [Path(path)]
+    if not files:
+        options.error(f"{path} holds no *.jsonl")
+    try:
+        return [record for file in files for record in read(file)]
+    except OSError as error:
+        options.error(f"cannot read {error.filename}: {error.strerror}")
+    except CorruptRecord as error:
+        options.error(str(error))
+
+
+def _cores() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cores or 1
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _positive(text: str) -> float:
+    if not 0 < (value := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return value
+
+
+def _natural_number(text: str) -> float:
+    if not 0 <= (value := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, got {text!r}")
+    return value
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be an integer of 0 or more, got {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return int(text)
+
+
+def _duration(text: str) -> float:
+    """Return the seconds of "90", "90s", "8m" or "1h"."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0
+    if not seconds:
+        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 8m or 1h, got {text!r}")
+    return seconds

@@ -1,0 +1,303 @@
+"""The bench's energy protocol on a simulated GPU: known watts in, known joules out, or null."""
+
+import math
+import random
+
+import pynvml
+import pytest
+import torch
+from fakes.gpu import EventClock, FakeCall, fake_gpu
+from fakes.nvml import FakeBoard, FakeNvml
+
+from green_kernels.bench.case import Case
+from green_kernels.bench.joules import Joules
+from green_kernels.bench.protocol import FULL, QUICK
+from green_kernels.bench.runner import Runner
+
+BASE_SECONDS, BASE_WATTS = 4e-4, 500.0
+OURS_SECONDS, OURS_WATTS = 2e-4, 450.0
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    """No sensor profile of another test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+class Bench:
+    """A simulated machine, and one case of two ways on it."""
+
+    def __init__(self, base=BASE_WATTS, ours=OURS_WATTS, gap=0.0, second=None, **board):
+        self.clock = EventClock()
+        boards = [FakeBoard(phase=0.037, **board)]
+        self.nvml = FakeNvml(self.clock, boards if second is None else [*boards, second])
+        self.board = boards[0]
+        self.device = fake_gpu(self.nvml, self.clock, gap=gap)
+        self.calls = {
+            "torch fp32": FakeCall(BASE_SECONDS, base, torch.ones(4)),
+            "ours": FakeCall(OURS_SECONDS, ours, torch.ones(4)),
+        }
+
+    def joules(self, protocol=FULL, deadline=None, progress=lambda step: None):
+        """The energy of each way, from Joules alone."""
+        executor = self.device.executor
+        batches = {
+            way: executor.batch([call], round(0.03 / call.seconds))
+            for way, call in self.calls.items()
+        }
+        return Joules(self.device, protocol, batches, deadline, progress).measure()
+
+    def records(self, protocol=FULL, **more):
+        """The records of the case, by way."""
+        ways = {way: lambda call=call: call for way, call in self.calls.items()}
+        case = Case(dtype="float32", flops=10**9, bytes=10**9, tolerance=0.01, ways=ways)
+        runner = Runner(self.device, protocol, **more)
+        return {r.way: r for r in runner.run("a_case", "small", lambda device: case)}
+
+
+def is_null(energy, gate, reason):
+    assert energy.status == "unavailable"
+    assert energy.joules is energy.net is energy.ratio is energy.difference is None
+    assert gate in energy.failed and reason in energy.failed[gate], energy.failed
+    assert reason in energy.reason
+
+
+def test_constant_watts_come_out_within_a_third_of_a_per_cent():
+    for way, joules in Bench().joules().items():
+        truth = {"torch fp32": BASE_SECONDS * BASE_WATTS, "ours": OURS_SECONDS * OURS_WATTS}[way]
+        assert joules.status == "measured" and joules.converged
+        assert joules.joules.value == pytest.approx(truth, rel=0.003)
+        assert len(joules.windows) == FULL.windows
+        for window in joules.windows:
+            assert window.joules_per_call == pytest.approx(truth, rel=0.003)
+            assert window.seconds >= 5 and window.ticks >= 49.5 and window.busy > 0.999
+
+
+@pytest.mark.parametrize("tick", [0.02, 0.1])
+@pytest.mark.parametrize("phase", [0.0, 0.013, 0.0999])
+def test_the_figure_depends_on_no_phase_and_no_tick(tick, phase):
+    bench = Bench(tick=tick)
+    bench.board.phase = phase
+    ours = bench.joules()["ours"]
+    assert ours.joules.value == pytest.approx(OURS_SECONDS * OURS_WATTS, rel=0.003)
+
+
+def test_net_difference_and_ratio():
+    ours = Bench(idle_watts=80.0).joules()["ours"]
+    assert ours.idle_watts == pytest.approx(80.0, rel=0.003)
+    assert ours.net.value == pytest.approx(OURS_SECONDS * (OURS_WATTS - 80.0), rel=0.005)
+    assert ours.ratio.value == pytest.approx(
+        BASE_SECONDS * BASE_WATTS / (OURS_SECONDS * OURS_WATTS), rel=0.005
+    )
+    assert ours.difference.value == pytest.approx(
+        OURS_SECONDS * OURS_WATTS - BASE_SECONDS * BASE_WATTS, rel=0.005
+    )
+
+
+def test_what_cannot_be_told_from_idle_is_not_clipped_to_zero():
+    ours = Bench(ours=80.0, idle_watts=80.0).joules()["ours"]
+    assert ours.status == "measured" and ours.net is None
+    assert "not identified" in ours.net_reason
+
+
+def levels(seed, watts, deviation):
+    """Power that is drawn anew each second, around a mean: windows that differ."""
+    generator = random.Random(seed)
+    drawn = [watts * (1 + generator.gauss(0, deviation)) for _ in range(10_000)]
+    return lambda now: drawn[int(now)]
+
+
+def test_the_interval_covers_the_truth_in_93_of_100_trials():
+    covered = 0
+    for seed in range(100):
+        bench = Bench(ours=levels(seed, OURS_WATTS, 0.02))
+        del bench.calls["torch fp32"]
+        joules = bench.joules()["ours"].joules
+        covered += joules.low <= OURS_SECONDS * OURS_WATTS <= joules.high
+    assert covered >= 93
+
+
+def test_a_way_that_varies_is_measured_longer_and_said_not_to_have_converged():
+    steady = Bench(ours=levels(1, OURS_WATTS, 0.001)).joules()["ours"]
+    varying = Bench(ours=levels(1, OURS_WATTS, 0.1)).joules()["ours"]
+    assert steady.converged and len(steady.windows) == FULL.windows
+    assert not varying.converged and len(varying.windows) == FULL.most_windows
+    assert varying.status == "measured"
+
+
+def test_ways_take_turns_and_are_compared_within_a_cycle():
+    steps = []
+    joules = Bench().joules(progress=steps.append)
+    turns = [step for step in steps if step.startswith("window")]
+    assert turns[:4] == [
+        "window 1 of torch fp32",
+        "window 1 of ours",
+        "window 2 of ours",
+        "window 2 of torch fp32",
+    ]
+    assert [w.cycle for w in joules["ours"].windows] == list(range(FULL.windows))
+
+
+def test_it_warms_up_until_temperature_stands_still():
+    slow = Bench(heat=(30.0, 0.06, 25.0)).joules()["ours"]
+    fast = Bench(heat=(30.0, 0.06, 1.0)).joules()["ours"]
+    for joules in (slow, fast):
+        assert joules.status == "measured"
+        assert all(abs(w.celsius[1] - w.celsius[0]) <= 3 for w in joules.windows)
+
+
+def fault(name):
+    """Ways to spoil a measurement: when the fault comes, and what the figure must say."""
+
+    def register(inject):
+        FAULTS[inject.__name__] = (inject, name)
+        return inject
+
+    return register
+
+
+FAULTS = {}
+
+
+@fault(("alone", "other processes are on the GPU: PID 4242"))
+def another_process_is_there(bench):
+    import os
+
+    bench.board.pids = [os.getpid(), 4242]
+
+
+@fault(("alone", "other processes are on the GPU: PID 4242"))
+def another_process_comes(bench):
+    import os
+
+    bench.clock.at(bench.clock() + 100, lambda: bench.board.pids.extend([os.getpid(), 4242]))
+
+
+@fault(("counter", "stood still"))
+def the_counter_freezes(bench):
+    bench.clock.at(bench.clock() + 60, bench.board.freeze_counter)
+
+
+@fault(("counter", "GPU is lost"))
+def the_board_falls_off_the_bus(bench):
+    bench.board.lose(bench.clock() + 60)
+
+
+@fault(("counter", "energy counter"))
+def the_counter_becomes_unreadable(bench):
+    def lose():
+        field = pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION
+        bench.board.field_errors[field] = pynvml.NVML_ERROR_UNKNOWN
+
+    bench.clock.at(bench.clock() + 60, lose)
+
+
+@fault(("sensor", "9.1% apart, more than 5%"))
+def the_counter_gains_a_tenth(bench):
+    bench.board.counter_gain = 1.1
+
+
+@fault(("throttle", "thermal (hardware) held the clocks for 20.0% of the window"))
+def heat_holds_the_clocks(bench):
+    bench.board.throttle("thermal (hardware)", 0.2)
+
+
+@fault(("throttle", "power brake held the clocks"))
+def the_power_brake_holds_the_clocks(bench):
+    bench.clock.at(bench.clock() + 90, lambda: bench.board.throttle("power brake", 0.05))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_makes_the_figure_null_and_is_named(name):
+    inject, (gate, reason) = FAULTS[name]
+    bench = Bench()
+    inject(bench)
+    for joules in bench.joules().values():
+        is_null(joules, gate, reason)
+
+
+@pytest.mark.parametrize("after", [0, 1, 7, 20, 31, 60, 61, 62, 63, 64, 65, 66, 120])
+def test_a_counter_that_is_reset_gives_no_wrong_figure(after):
+    """Between two windows it does no harm; within one it makes the figure null."""
+    bench = Bench()
+    bench.clock.at(bench.clock() + after, bench.board.reset_counter)
+    for way, joules in bench.joules().items():
+        if joules.status == "measured":
+            truth = bench.calls[way].seconds * bench.calls[way].watts
+            assert joules.joules.value == pytest.approx(truth, rel=0.003)
+        else:
+            is_null(joules, "counter", "went back")
+
+
+def test_a_gpu_that_waits_for_the_host_is_refused():
+    for joules in Bench(gap=0.001).joules().values():
+        is_null(joules, "busy", "the device worked 96.8% of the window, not 99%")
+
+
+def test_a_temperature_that_never_settles_is_refused():
+    hot = lambda now: 300 + 250 * math.sin(now / 8)  # noqa: E731
+    for joules in Bench(base=hot, ours=hot, heat=(30.0, 0.3, 5.0)).joules().values():
+        is_null(joules, "settled", "still moved after 12")
+
+
+def test_a_window_that_drifts_in_temperature_is_refused():
+    """The baseline is cool and the other way hot: its windows begin before it is warm."""
+    joules = Bench(base=100.0, ours=650.0, heat=(30.0, 0.1, 6.0)).joules()["ours"]
+    assert joules.repeated >= 1 or "temperature" in joules.failed
+    for window in joules.windows:
+        assert abs(window.celsius[1] - window.celsius[0]) <= 3
+
+
+def test_at_the_power_limit_a_figure_is_labelled():
+    bench = Bench()
+    bench.board.throttle("power cap", 0.5)
+    joules = bench.joules()
+    assert all(j.status == "measured" and j.power_limited for j in joules.values())
+    assert all(j.power_limited is False for j in Bench().joules().values())
+
+
+def test_too_little_time_is_said_and_not_spent():
+    bench = Bench()
+    start = bench.clock()
+    for joules in bench.joules(deadline=start + 30).values():
+        is_null(joules, "budget", "its windows take 124 s, and 30 s are left")
+    assert bench.clock() - start < 1
+
+
+def test_a_counter_without_power_to_check_it_is_refused():
+    bench = Bench()
+    for field in (pynvml.NVML_FI_DEV_POWER_AVERAGE, pynvml.NVML_FI_DEV_POWER_INSTANT):
+        bench.board.field_errors[field] = pynvml.NVML_ERROR_NOT_SUPPORTED
+    for joules in bench.joules().values():
+        is_null(joules, "sensor", "cannot be checked without power")
+
+
+def test_quick_is_one_short_window_without_an_interval():
+    bench = Bench()
+    start = bench.clock()
+    ours = bench.joules(QUICK)["ours"]
+    assert ours.joules.value == pytest.approx(OURS_SECONDS * OURS_WATTS, rel=0.003)
+    assert ours.joules.low is ours.joules.high is ours.converged is None
+    assert len(ours.windows) == 1
+    assert ours.net is None and "full protocol only" in ours.net_reason
+    assert bench.clock() - start < 10
+
+
+def test_a_counter_that_samples_a_quarter_of_the_time_is_still_right_for_a_steady_load():
+    ours = Bench(coverage=0.25).joules()["ours"]
+    assert ours.joules.value == pytest.approx(OURS_SECONDS * OURS_WATTS, rel=0.003)
+
+
+def test_a_case_gets_joules_per_operation():
+    records = Bench().records()
+    ours = records["ours"]
+    assert (ours.protocol, ours.data, ours.status) == ("full", "normal", "timed")
+    assert ours.seconds == pytest.approx(OURS_SECONDS)
+    assert ours.joules_per_flop == pytest.approx(OURS_SECONDS * OURS_WATTS / 1e9, rel=0.003)
+    assert ours.ratio == pytest.approx(2.0)
+
+
+def test_the_second_board_is_not_billed():
+    second = FakeBoard(uuid="GPU-bbbb", bus_id="00000000:5E:00.0", idle_watts=300.0)
+    ours = Bench(second=second).joules()["ours"]
+    assert ours.joules.value == pytest.approx(OURS_SECONDS * OURS_WATTS, rel=0.003)
