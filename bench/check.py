@@ -22,7 +22,7 @@ DRIFT = 3.0  # Celsius, within a window
 HELD = 0.001  # fraction of a window that anything but the power cap may hold the clocks for
 POWER_CAP = "power cap"
 EXACT = 1e-9  # relative, of joules against the median of its windows
-MACHINE = ("cpu", "cores", "gpu", "gpu_uuid", "driver")
+MACHINE = ("cpu", "cores", "gpu", "driver")
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,9 @@ def _read(file: Path) -> Iterator[_Line | Problem]:
 
 
 def _one_machine(lines: list[_Line]) -> Iterator[Problem]:
-    for fact in MACHINE:
-        values = group(lines, lambda line, f=fact: json.dumps(line.record.machine.get(f)))
+    of_ranks = group(lines, lambda line: line.record.rank)  # each of which has a GPU of its own
+    for fact, same in [(f, lines) for f in MACHINE] + [("gpu_uuid", x) for x in of_ranks.values()]:
+        values = group(same, lambda line, f=fact: json.dumps(line.record.machine.get(f)))
         first, *others = values or [None]
         for other in others:
             what = f"another machine: {fact} is {other}, and {first} in the records before"
@@ -109,7 +110,7 @@ def _duplicates(lines: list[_Line]) -> Iterator[Problem]:
 
 def _key(line: _Line) -> tuple:
     r = line.record
-    return r.case, r.shape, r.way, r.dtype, r.data, r.protocol, r.device, r.date
+    return r.case, r.shape, r.way, r.dtype, r.data, r.protocol, r.device, r.rank, r.date
 
 
 def _sensors(folder: Path, lines: list[_Line]) -> Iterator[Problem]:

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,7 +12,7 @@ from . import device, machine, ranks, session
 from .case import load_cases
 from .options import parse, read_records
 from .record import Record, write
-from .report import print_report, wide_console
+from .report import Grams, print_report, wide_console
 from .runner import Runner
 
 
@@ -46,7 +46,21 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _records(options: argparse.Namespace) -> list[Record] | None:
-    """Run the chosen cases; give the records of each on as soon as it is done."""
+    """Run the chosen cases; give the records of each on as soon as it is done on all ranks."""
+    records: list[Record] = []
+    for done in ranks.gathered(_cases(options)):
+        if not done:
+            continue
+        if options.json == "-":
+            print(*(record.json() for record in done), sep="\n", flush=True)
+        elif options.json is not None:
+            write(done, options.json)
+        records += done
+    return records if ranks.rank() == 0 else None
+
+
+def _cases(options: argparse.Namespace) -> Iterator[list[Record]]:
+    """Run the chosen cases on this process's device."""
     name = ranks.device(options.device)
     tested = device.find(name)
     runner = Runner(
@@ -60,17 +74,7 @@ def _records(options: argparse.Namespace) -> list[Record] | None:
         machine=machine.facts(name) | tested.facts(),
     )
     console = Console(stderr=True, quiet=ranks.rank() > 0)
-    records: list[Record] = []
-    for done in session.run(runner, options.chosen, options.budget, console):
-        done = ranks.gather(done)
-        if done is None:
-            continue
-        if options.json == "-":
-            print(*(record.json() for record in done), sep="\n", flush=True)
-        elif options.json is not None:
-            write(done, options.json)
-        records += done
-    return records if ranks.rank() == 0 else None
+    yield from session.run(runner, options.chosen, options.budget, console)
 
 
 def _protocol(options: argparse.Namespace):
@@ -78,8 +82,8 @@ def _protocol(options: argparse.Namespace):
     return replace(options.protocol, **{key: v for key, v in given.items() if v is not None})
 
 
-def _grams(options: argparse.Namespace):
-    """Return gCO2e of joules by the grid that the options name, or None."""
+def _grams(options: argparse.Namespace) -> Grams | None:
+    """Return gCO2e of joules by the grid that the options name; None if they name none."""
     from green_kernels import carbon
 
     if options.country is None and options.intensity is None:
@@ -88,10 +92,12 @@ def _grams(options: argparse.Namespace):
         if options.country is not None:
             intensity = carbon.Intensity.of_country(options.country)
         else:
-            intensity = carbon.Intensity(options.intensity, source="--intensity")
+            intensity = carbon.Intensity(options.intensity)
+        carbon.emissions(0.0, intensity, pue=options.pue)  # what is wrong, rather now than later
     except (carbon.Unavailable, ValueError) as error:
-        options.error(f"argument --country: {error}")
-    return lambda joules: carbon.emissions(joules, intensity, pue=options.pue)
+        options.error(str(error))
+    print(f"gCO2e: {intensity}, PUE {options.pue:g}", file=sys.stderr)
+    return lambda joules: carbon.emissions(joules, intensity, pue=options.pue).total_g
 
 
 def _list(options: argparse.Namespace) -> int:

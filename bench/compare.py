@@ -30,15 +30,17 @@ class Key:
     data: str
     protocol: str
     device: str  # "cpu" or "cuda"
+    rank: int
 
     @classmethod
     def of(cls, r: Record) -> "Key":
         """Return a record's key."""
-        return cls(r.case, r.shape, r.way, r.dtype, r.data, r.protocol, device_kind(r))
+        return cls(r.case, r.shape, r.way, r.dtype, r.data, r.protocol, device_kind(r), r.rank)
 
     def __str__(self) -> str:
         """All of it in words."""
         more = f"{self.dtype}, {self.data} data, {self.protocol}, {self.device}"
+        more += f", rank {self.rank}" if self.rank else ""
         return f"{self.case} {self.shape}, {self.way} ({more})"
 
 
@@ -216,7 +218,8 @@ def _words(facts: list[str]) -> str:
 
 def _row(v: Verdict) -> str:
     key = v.key
-    return f"{key.case} {key.shape} ({key.protocol}, {key.data} data, {key.device})"
+    rank = f", rank {key.rank}" if key.rank else ""
+    return f"{key.case} {key.shape} ({key.protocol}, {key.data} data, {key.device}{rank})"
 
 
 def _cells(v: Verdict) -> list[str]:

@@ -1,7 +1,5 @@
 """The device under test: who runs its calls, who counts its joules, what must hold meanwhile."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable
@@ -13,7 +11,6 @@ from typing import Any
 import torch
 
 from green_kernels import energy
-from green_kernels.energy.sensor import sensor_profile
 
 from . import execute
 
@@ -102,9 +99,10 @@ class Gpu(Device):
         """Return the profile of this board and driver, measured now if it is not known."""
         if self.board is None:
             return None
-        profile = sensor_profile(self.board, nullcontext(), clock=self.clock, sleep=wait)
+        loaded = nullcontext()  # `wait` keeps it so
+        profile = energy.sensor_profile(self.board, loaded, clock=self.clock, sleep=wait)
         if profile.tick_seconds is not None:
-            self.meter.tick = profile.tick_seconds
+            self.meter = energy.NvmlMeter(self.board, self.meter.device, profile.tick_seconds)
         return profile
 
 

@@ -115,7 +115,7 @@ def _joule_bars(section, title, row, ways, text: Callable, by: Callable) -> Plot
             bars.append(axes.Bar(r.way, text=r.status if not r.times else "unavailable"))
             continue
         ratio = r.energy.ratio
-        words = text(r) + ("" if ratio is None else f" · {ratio_text(ratio.value)}× fewer")
+        words = text(r) + ("" if ratio is None else f" · {ratio_text(ratio.value)}×")
         bars.append(axes.Bar(r.way, interval.value, interval.low, interval.high, words))
     value = _baseline(row, lambda r: None if r.joules is None else r.joules / (by(r) or 1))
     words = (

@@ -1,16 +1,36 @@
 """Several processes under torchrun: each runs a device of its own, and rank 0 reports them all."""
 
 import os
-import platform
+import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from statistics import fmean
+from typing import NamedTuple
 
+import torch
 import torch.distributed as dist
+
+from green_kernels.energy.ranks import BOOT
 
 from .energy import Energy
 from .record import Record
+from .words import group, joules_text, seconds_text
+
+PATIENCE = timedelta(minutes=30)  # for the slowest rank's case, beyond which it is taken for dead
+
+
+class RankFailed(RuntimeError):
+    """Another rank raised; the message says which, and what."""
+
+
+class Report(NamedTuple):
+    """What one rank has of one step. records: None once it has no more. error: what it raised."""
+
+    machine: str
+    records: list[Record] | None
+    error: str | None = None
 
 
 def rank() -> int:
@@ -19,70 +39,112 @@ def rank() -> int:
 
 
 def device(kind: str) -> str:
-    """Return this process's device of a kind: "cuda:1" for the second process of a machine."""
+    """Return this process's device of a kind: "cuda:1" for the second process of a machine.
+
+    Where a launcher shows each process a GPU of its own, that is "cuda:0" for all of them.
+    """
     if kind == "cuda" and "LOCAL_RANK" in os.environ:
-        return f"cuda:{os.environ['LOCAL_RANK']}"
+        return f"cuda:{int(os.environ['LOCAL_RANK']) % max(1, torch.cuda.device_count())}"
     return kind
 
 
 def join() -> None:
     """Connect the processes, by gloo: what they exchange is records, no tensors."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=PATIENCE)
 
 
 def leave() -> None:
-    """End the connection."""
+    """End the connection; a rank that still waits for this one fails at once."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def gather(records: list[Record]) -> list[Record] | None:
-    """Return the records of all ranks, to rank 0 only; None to the others.
+def gathered(run: Iterable[list[Record]]) -> Iterator[list[Record] | None]:
+    """Yield what all ranks have of each step of their runs, to rank 0; None to the others.
+
+    run: this rank's records, case by case; a rank with fewer cases adds nothing to the last steps.
+    Ranks wait for each other after each step. Where one raises, it raises the same here, and the
+    others raise RankFailed.
+    """
+    steps = iter(run)
+    while True:
+        records, raised = None, None
+        try:
+            records = next(steps, None)
+        except Exception as error:
+            raised = error
+        words = None if raised is None else f"{type(raised).__name__}: {raised}"
+        reports = _exchange(Report(_machine(), records, words))
+        if raised is not None:
+            raise raised
+        for number, report in enumerate(reports):
+            if report.error is not None:
+                raise RankFailed(f"rank {number} failed: {report.error}")
+        if all(report.records is None for report in reports):
+            return
+        yield combine(reports) if rank() == 0 else None
+
+
+def combine(reports: Sequence[Report]) -> list[Record]:
+    """Return the records of one step of ranks 0, 1, ... as those of one run, with one date.
 
     A device that several ranks ran at once drew its power for all of them: none of its joules are
     a rank's own, so they are taken out, with the reason, rather than counted twice.
     """
-    if not dist.is_initialized():
-        return records
-    mine = (_identity(records), records)
-    everyone = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(mine, everyone)
-    if everyone is None:
-        return None
-    shared = Counter(identity for identity, _ in everyone)
+    present = [(r.machine, r.records) for r in reports if r.records]
+    shared = Counter(_identity(*one) for one in present)
     return [
-        _alone(record, shared[identity]) for identity, records in everyone for record in records
+        replace(_alone(record, shared[_identity(machine, records)]), date=present[0][1][0].date)
+        for machine, records in present
+        for record in records
     ]
 
 
 def sums(records: Sequence[Record]) -> list[str]:
-    """Return a line for each way that several ranks ran: joules of all, and their spread."""
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for r in records:
-        groups.setdefault((r.case, r.shape, r.way), []).append(r)
-    lines = []
-    for (case, shape, way), group in groups.items():
-        if len(group) < 2:
+    """Return lines for each way that several ranks ran: time and joules of all, and their spread.
+
+    Joules are the sum of a call on each rank's device; unknown on one, they are unknown in all.
+    """
+    lines, missing = [], {}
+    for (case, shape, way), same in group(records, lambda r: (r.case, r.shape, r.way)).items():
+        timed = [r for r in same if r.times]
+        if len(same) < 2 or not timed:
             continue
-        joules = [r.joules for r in group]
+        head, joules = f"{case} {shape}", [r.joules for r in same]
+        line = (
+            f"{head}, {way}: {len(same)} ranks, {_span([r.seconds for r in timed], seconds_text)}"
+        )
+        if len(timed) < len(same):
+            line += f" on the {len(timed)} that could be timed"
         if None in joules:
-            reason = next(r.energy.reason for r in group if r.joules is None)
-            lines.append(f"{case} {shape}, {way}: {len(group)} ranks, joules unavailable, {reason}")
+            reason = next(r.energy.reason for r in same if r.joules is None)
+            missing.setdefault((head, reason), []).append(way)
         else:
-            spread = (max(joules) - min(joules)) / fmean(joules)
-            lines.append(
-                f"{case} {shape}, {way}: {sum(joules):.4g} J over {len(group)} ranks, "
-                f"{min(joules):.4g} to {max(joules):.4g} J each ({spread:.1%} apart)"
-            )
+            line += f"; {joules_text(sum(joules))} in all, {_span(joules, joules_text)}"
+        lines.append(line)
+    for (head, reason), ways in missing.items():
+        lines.append(f"{head}, {', '.join(ways)}: joules of all ranks are unavailable: {reason}")
     return lines
 
 
-def _identity(records: Sequence[Record]) -> tuple[str, str]:
-    """Return what tells devices apart across machines."""
-    first = records[0] if records else None
-    of_board = first.machine.get("gpu_uuid") if first else None
-    return platform.node(), of_board or (first.device if first else "none")
+def _exchange(mine: Report) -> list[Report]:
+    """Return the reports of all ranks, on every rank."""
+    if not dist.is_initialized():
+        return [mine]
+    reports: list[Report] = [mine] * dist.get_world_size()
+    dist.all_gather_object(reports, mine)
+    return reports
+
+
+def _machine() -> str:
+    """Return what is one for all containers of a kernel, and differs between kernels."""
+    return BOOT.read_text().strip() if BOOT.exists() else socket.gethostname()
+
+
+def _identity(machine: str, records: Sequence[Record]) -> str:
+    """Return what tells devices apart, across machines too."""
+    return records[0].machine.get("gpu_uuid") or f"{machine}/{records[0].device}"
 
 
 def _alone(record: Record, ranks: int) -> Record:
@@ -91,3 +153,10 @@ def _alone(record: Record, ranks: int) -> Record:
     reason = f"alone: {ranks} ranks ran on this device at once, and its joules are of all of them"
     energy = Energy(reason=reason, source=record.energy.source, failed={"alone": reason})
     return replace(record, energy=energy)
+
+
+def _span(values: Sequence[float], text: Callable[[float], str]) -> str:
+    """Say the least and the most, and (most - least) / mean."""
+    least, most, mean = min(values), max(values), fmean(values)
+    apart = f" ({(most - least) / mean:.1%} apart)" if mean else ""
+    return f"{text(least)} to {text(most)} each{apart}"

@@ -20,6 +20,7 @@ from .protocol import QUICK, Protocol
 from .record import Record, quartiles
 
 FAULTS = (RuntimeError, ImportError, AssertionError, TypeError, ValueError)
+LATE = "the time budget was spent before its turn"
 WARM_SECONDS = 0.05  # of calls before a way is timed: caches, pools and clocks settle
 BATCH_SECONDS = 0.03  # of a batch in a window of energy: longer than a poll, far below a window
 MOST_COPIES = 16  # of a case's buffers; what fits the cache 16 times over is small indeed
@@ -85,7 +86,7 @@ class Runner:
         copies = self._copies(case)
         records = _Records(self, name, shape, case, copies)
         ready = self._check(case, build, records, deadline)
-        times, batches = self._time(ready, deadline)
+        times, batches = self._time(ready, records, deadline)
         for way in ready:
             records.time(way, times[way], batches[way].calls)
         if ready:
@@ -113,11 +114,11 @@ class Runner:
         others = [self._build(build, copy) for copy in range(1, records.copies)]
         baseline = next(iter(case.ways))
         expected, ready = None, {}
-        for name in case.ways:
+        for name in sorted(case.ways, key=lambda name: _turn(name, baseline)):
             if self.ways and name not in self.ways and name != baseline:
                 continue
             if self._is_late(deadline):
-                records.leave(name, "unavailable", "the time budget was spent before its turn")
+                records.leave(name, "unavailable", LATE)
                 continue
             self.progress(f"checking {name}")
             try:
@@ -142,7 +143,7 @@ class Runner:
         return ready
 
     def _time(
-        self, ready: Mapping[str, Ready], deadline: float | None
+        self, ready: dict[str, Ready], records: "_Records", deadline: float | None
     ) -> tuple[dict[str, list[float]], dict[str, Batch]]:
         """Return seconds per call of each way in each round, and the batches that were timed.
 
@@ -151,7 +152,11 @@ class Runner:
         """
         share = self.protocol.seconds / self.protocol.rounds
         batches = {}
-        for name, way in ready.items():
+        for name, way in list(ready.items()):
+            if batches and self._is_late(deadline):
+                records.leave(name, "unavailable", LATE)
+                del ready[name]
+                continue
             self.progress(f"warming up {name}")
             batches[name] = way.batch(self.device, share)
         times: dict[str, list[float]] = {name: [] for name in ready}
@@ -274,9 +279,15 @@ class _Records:
             "estimated_joules": None,
         }
         return [
-            Record(**{**self.common, **empty, "way": way, **fields})
-            for way, fields in self.fields.items()
+            Record(**{**self.common, **empty, "way": way, **self.fields[way]})
+            for way in self.case.ways
+            if way in self.fields
         ]
+
+
+def _turn(name: str, baseline: str) -> int:
+    """Return when a way is built: the baseline, then ours, then peers, if there is time left."""
+    return 0 if name == baseline else 1 if name.startswith("ours") else 2
 
 
 def _make(build: Callable[[], Way | Callable[[], Any]]) -> Way:

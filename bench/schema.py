@@ -39,6 +39,7 @@ def load(kind: type[T], values: Any, where: str, path: str = "", owner: str | No
 
 def _value(kind: Any, value: Any, where: str, path: str, owner: str) -> Any:
     """Return one value as the field's type has it."""
+    whole = kind
     if isinstance(kind, UnionType) and value is not None:
         (kind,) = (one for one in get_args(kind) if one is not NoneType)
     if is_dataclass(kind):
@@ -52,7 +53,7 @@ def _value(kind: Any, value: Any, where: str, path: str, owner: str) -> Any:
             return value
         return {k: _value(item, v, where, f"{path}[{k!r}]", owner) for k, v in value.items()}
     if not _fits(value, kind):
-        raise CorruptRecord(f"{where}: {path} must be {_words(kind)}, got {_short(value)}")
+        raise CorruptRecord(f"{where}: {path} must be {_words(whole)}, got {_short(value)}")
     if kind in (int, float):
         _check_number(value, where, path, owner)
     return value

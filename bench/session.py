@@ -16,11 +16,13 @@ def run(
 ) -> Iterator[list[Record]]:
     """Yield the records of each case as soon as it is done.
 
-    budget: seconds for all. Each case may use its share of what is left, by its weight; what it
-    leaves goes to those after it, and what does not fit is recorded as not run.
+    budget: seconds for all. Each case may use its share of what is left, by its weight, the
+    heaviest first; what it leaves goes to those after it, and what does not fit is recorded as
+    not run.
     """
     clock = runner.device.clock
     start = clock()
+    chosen = dict(sorted(chosen.items(), key=lambda item: -item[1].weight))
     weights = [entry.weight for entry in chosen.values()]
     with _bar(console, budget or sum(weights)) as advance:
         for number, ((name, shape), entry) in enumerate(chosen.items()):

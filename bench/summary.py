@@ -66,8 +66,8 @@ def mean_lines(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def _condition(r: Record) -> tuple[str, ...]:
-    return r.case, r.baseline, r.data, r.protocol, r.date, r.device
+def _condition(r: Record) -> tuple[str | int, ...]:
+    return r.case, r.baseline, r.data, r.protocol, r.date, r.device, r.rank
 
 
 def _times(peer: Record, ours: Record) -> float:

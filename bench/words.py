@@ -29,17 +29,17 @@ def quantity(value: float, unit: str) -> str:
     """Three digits with a prefix and a unit: 1.23 s, 45.6 ms, 789 uJ."""
     if value == 0:
         return f"0 {unit}"
-    # Half a digit early, so that 999.6 us is 1.00 ms and not 1000 us.
-    found = (pair for pair in PREFIXES if abs(value) >= 0.9995 * pair[0])
+    rounded = float(f"{value:.2e}")  # 999.6 us is 1.00 ms
+    found = (pair for pair in PREFIXES if abs(rounded) >= pair[0])
     factor, prefix = next(found, PREFIXES[-1])
-    return f"{three_digits(value / factor)} {prefix}{unit}"
+    return f"{three_digits(rounded / factor)} {prefix}{unit}"
 
 
 def three_digits(value: float) -> str:
     """A number with three digits, and no exponent where it can do without: 0.0123, 1.23, 1234."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    places = 2 - math.floor(math.log10(abs(value) * 1.0005))
+    places = 2 - math.floor(math.log10(abs(float(f"{value:.2e}"))))
     return f"{value:.{max(0, places)}f}" if places <= 7 else f"{value:.2e}"
 
 
@@ -149,6 +149,7 @@ def machine_line(r: Record) -> str:
     return (
         f"{where}, {m.get('threads')} of {m.get('cores')} cores, torch {m.get('torch')}, "
         f"green_kernels {m.get('green_kernels')} at {m.get('commit') or 'no commit'}, {r.date}"
+        + (f", rank {r.rank}" if r.rank else "")
     )
 
 
@@ -166,8 +167,8 @@ def group(items: Iterable[R], key: Callable[[R], Hashable]) -> dict[Any, list[R]
 
 
 def runs(records: Iterable[Record]) -> list[list[Record]]:
-    """Return the records of each run: those of one date on one device."""
-    return list(group(records, lambda r: (r.date, r.device)).values())
+    """Return the records of each run: those of one date on one device by one process."""
+    return list(group(records, lambda r: (r.date, r.device, r.rank)).values())
 
 
 def rows(records: Iterable[Record]) -> dict[str, list[Record]]:

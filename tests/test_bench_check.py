@@ -90,6 +90,13 @@ def test_one_machine_in_a_folder(folder):
     assert ":2:" in problem and 'another machine: cpu is "Another CPU"' in problem
 
 
+def test_each_rank_has_a_gpu_of_its_own(folder):
+    another = GPU | {"gpu_uuid": "GPU-another"}
+    assert folder(make(machine=GPU), make(machine=another, rank=1), sensor=None) == []
+    problems = folder(make(machine=another, way="ours"), sensor=None)
+    assert len(problems) == 1 and 'gpu_uuid is "GPU-another"' in problems[0]
+
+
 def test_a_way_stands_once_in_a_run(folder):
     later = make(date="2026-01-02T00:00:00+00:00")
     (problem,) = folder(make(), later, make(), sensor=None)

@@ -216,17 +216,42 @@ def test_a_fault_makes_the_figure_null_and_is_named(name):
         is_null(joules, gate, reason)
 
 
-@pytest.mark.parametrize("after", [0, 1, 7, 20, 31, 60, 61, 62, 63, 64, 65, 66, 120])
-def test_a_counter_that_is_reset_gives_no_wrong_figure(after):
-    """Between two windows it does no harm; within one it makes the figure null."""
-    bench = Bench()
-    bench.clock.at(bench.clock() + after, bench.board.reset_counter)
-    for way, joules in bench.joules().items():
-        if joules.status == "measured":
+HICCUPS = {  # what may happen to a counter at any time, and pass
+    "reset": lambda bench: bench.board.reset_counter(),
+    "back by 3 J": lambda bench: bench.board.turn_counter_back(3),
+    "on by 1 J": lambda bench: bench.board.turn_counter_back(-1),
+    "on by 5 kJ": lambda bench: bench.board.turn_counter_back(-5000),
+    "an error": lambda bench: bench.nvml.fail(
+        "nvmlDeviceGetFieldValues", pynvml.NVML_ERROR_TIMEOUT, times=1
+    ),
+    "a slow host": lambda bench: setattr(bench.device.executor, "gap", 0.01),
+}
+
+
+@pytest.mark.parametrize("hiccup", HICCUPS)
+def test_no_hiccup_at_any_time_yields_a_wrong_figure(hiccup):
+    """Where it does no harm the figure is right, and where it does it is null."""
+    for after in random.Random(hiccup).sample(range(1, 170), 6):
+        bench = Bench()
+        bench.clock.at(bench.clock() + after + 0.3, lambda bench=bench: HICCUPS[hiccup](bench))
+        for way, joules in bench.joules().items():
             truth = bench.calls[way].seconds * bench.calls[way].watts
-            assert joules.joules.value == pytest.approx(truth, rel=0.003)
-        else:
-            is_null(joules, "counter", "went back")
+            if joules.status == "measured":
+                assert joules.joules.value == pytest.approx(truth, rel=0.003), after
+            else:
+                assert joules.joules is None and joules.reason, after
+
+
+def test_a_counter_that_is_reset_within_a_window_makes_the_figure_null():
+    bench = Bench()
+
+    def progress(step):
+        if step == "window 3 of ours":
+            bench.clock.at(bench.clock() + 3, bench.board.reset_counter)
+
+    joules = bench.joules(progress=progress)
+    is_null(joules["ours"], "counter", "went back")
+    assert joules["torch fp32"].status == "measured"
 
 
 def test_a_gpu_that_waits_for_the_host_is_refused():

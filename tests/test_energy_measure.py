@@ -81,6 +81,13 @@ def test_a_window_of_few_ticks_is_refused_and_timed(clock):
     assert window.watts == {"cpu": None}
 
 
+@pytest.mark.parametrize("seconds, status", [(1.99, "unavailable"), (2.0, "measured")])
+def test_twenty_ticks_are_enough_and_no_fewer(clock, seconds, status):
+    with measure(meters=[FakeMeter(tick=0.1, clock=clock)], clock=clock) as window:
+        clock.sleep(seconds + 1e-9)
+    assert window.status.startswith(status)
+
+
 def test_an_open_window_has_no_joules(clock):
     with measure(meters=[FakeMeter(clock=clock)], clock=clock) as window:
         refused(window, "the window is still open")

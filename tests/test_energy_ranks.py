@@ -105,6 +105,13 @@ def test_hosts_of_one_name_are_told_apart_by_their_boots():
     assert list(result.joules) == ["localhost/cpu", "localhost.boot-b/cpu"]
 
 
+def test_the_longer_window_counts_in_either_order():
+    short, long = window(100.0, 2.0), window(100.0, 3.0)
+    for reports in ([short, long], [long, short]):
+        result = combined(*(("host", "boot", report) for report in reports))
+        assert result.total == pytest.approx(300.0)
+
+
 def test_a_board_is_one_whatever_the_host_calls_itself():
     board = window(100.0, 2.0)
     result = combined(("pod-1", "boot-a", board), ("pod-2", "boot-b", board))

@@ -222,13 +222,17 @@ def test_perf_says_what_to_do_when_opening_is_not_permitted(events, code):
         PerfRaplMeter(events.folder.parent, denied)
 
 
-def test_perf_closes_what_it_opened_when_one_fails(events):
+@pytest.mark.parametrize(
+    "code, reason",
+    [(errno.ENODEV, "cannot open the perf event energy-pkg: No such device"), (errno.EPERM, "CAP")],
+)
+def test_perf_closes_what_it_opened_when_one_fails(events, code, reason):
     def only_one(kind, config, pid, cpu):
         if cpu == 18:
-            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+            raise OSError(code, os.strerror(code))
         return events.open(kind, config, pid, cpu)
 
-    with pytest.raises(Unavailable, match="cannot open the perf event energy-pkg: No such device"):
+    with pytest.raises(Unavailable, match=reason):
         PerfRaplMeter(events.folder.parent, only_one)
     with pytest.raises(OSError):
         os.fstat(events.files[0])

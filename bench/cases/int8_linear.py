@@ -6,7 +6,7 @@ from torch import nn
 
 from green_kernels import ops
 
-from .. import peers
+from .. import data, peers
 from ..case import Case, Way, case
 from ..triton_way import triton
 
@@ -23,7 +23,7 @@ SHAPES = {
 @case(default=False, **{f"{name}-bf16": (*s, torch.bfloat16) for name, s in SHAPES.items()})
 def int8_linear(m, k, n, dtype, device):
     """y = x @ w.T + bias, w within the rounding of int8, in and out in dtype."""
-    x = torch.randn(m, k, device=device).to(dtype)
+    x = data.activations(m, k, device).to(dtype)
     w_q, w_scale = ops.quantize_rows(torch.randn(n, k, device=device) / k**0.5)
     bias = torch.randn(n, device=device, dtype=dtype)
     linear = nn.Linear(k, n, device=device, dtype=dtype)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from green_kernels import ops
 
-from .. import peers
+from .. import data, peers
 from ..case import Case, Way, case
 from ..triton_way import triton
 
@@ -13,7 +13,7 @@ from ..triton_way import triton
 @case(**{"512x4096x4096": (512, 4096, 4096), "4096x384x1536": (4096, 384, 1536)})
 def int8_matmul(m, k, n, device):
     """y = (x_q @ w_q.T) * x_scale * w_scale + bias, in float32."""
-    x_q, x_scale = ops.quantize_rows(torch.randn(m, k, device=device))
+    x_q, x_scale = ops.quantize_rows(data.activations(m, k, device))
     w_q, w_scale = ops.quantize_rows(torch.randn(n, k, device=device) / k**0.5)
     bias = torch.randn(n, device=device)
     x, w = x_q * x_scale[:, None], w_q * w_scale[:, None]

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from green_kernels import ops
 
+from .. import data
 from ..case import Case, case
 from ..triton_way import triton
 
@@ -12,7 +13,7 @@ from ..triton_way import triton
 @case(**{"1x64x64": (1, 64, 64)})
 def overhead(m, k, n, device):
     """int8_linear with packed weights, as Int8Linear calls it, and F.linear."""
-    x, bias = torch.randn(m, k, device=device), torch.randn(n, device=device)
+    x, bias = data.activations(m, k, device), torch.randn(n, device=device)
     w_q, w_scale = ops.quantize_rows(torch.randn(n, k, device=device) / k**0.5)
     w, w_packed = w_q * w_scale[:, None], ops.pack_weight(w_q)
 

@@ -104,11 +104,11 @@ def decode(model: nn.Module, ids: Tensor, token: Tensor) -> Callable[[], tuple[T
 def language_case(model: nn.Module, ids: Tensor, phase: str, batch: int, tokens: int) -> Case:
     """Return the case of a phase, "prefill" or "decode", for a model of transformers in float32.
 
-    ids: token ids of a text: first those that are read, then those that the quality is judged on
+    ids: token ids of a text: its beginning is the prompt, its end what the quality is judged on
     """
-    prompt, rest = ids[: batch * tokens].view(batch, tokens), ids[batch * tokens :]
     rows, length = QUALITY_TOKENS
-    windows = rest[: rows * length].view(rows, length)
+    prompt = ids[: batch * tokens].view(batch, tokens)
+    windows = ids[-rows * length :].view(rows, length)  # the same for each phase
     if phase == "prefill":
         items, read = batch * tokens, batch * tokens
 

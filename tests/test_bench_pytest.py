@@ -1,0 +1,108 @@
+"""The bench's cases under pytest-benchmark: each is checked, and joules stand beside its time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fakes.gpu import EventClock, FakeCall, fake_gpu
+from fakes.nvml import FakeBoard, FakeNvml
+
+from green_kernels.bench import test_cases as cases
+from green_kernels.bench.case import Case
+
+ROOT = Path(__file__).parent.parent
+KEYS = {"joules", "energy_status", "energy_reason", "error", "tolerance", "flops", "dtype", "way"}
+
+
+@pytest.mark.parametrize("name", cases.ENTRIES)
+def test_ours_agrees_with_the_baseline(name, device):
+    case = cases.ENTRIES[name].build(device)
+    with torch.inference_mode():
+        expected = case.output(cases.made(case, next(iter(case.ways))).call())
+        assert case.error(case.output(cases.made(case, "ours").call()), expected) <= case.tolerance
+
+
+def test_every_case_has_every_way_of_its_own_and_no_model():
+    assert {name for name, _ in cases.WAYS.values()} == set(cases.ENTRIES)
+    assert "int8_linear 1x4096x4096, torchao int8" in cases.WAYS
+    for name in cases.ENTRIES:
+        assert cases.ENTRIES[name].build("meta").kind == "op"
+
+
+class Benchmark:
+    """Stands in for the fixture of pytest-benchmark."""
+
+    def __init__(self, disabled=False):
+        self.disabled, self.extra_info, self.calls = disabled, {}, 0
+
+    def __call__(self, call):
+        self.calls += 1
+        return call()
+
+
+def run(output, disabled=False):
+    """Run a way that gives an output where ones are due, 0.2 ms and 450 W, on a simulated GPU."""
+    clock = EventClock()
+    device = fake_gpu(FakeNvml(clock, [FakeBoard()]), clock)
+    call = FakeCall(2e-4, 450.0, output)
+    case = Case("float32", flops=8, bytes=8, tolerance=0.01, ways={"ours": lambda: call})
+    benchmark = Benchmark(disabled)
+    cases.test_way((case, torch.ones(4)), "ours", device, benchmark)
+    return benchmark
+
+
+def test_joules_stand_beside_the_time():
+    info = run(torch.ones(4)).extra_info
+    assert info.keys() == KEYS
+    assert info["joules"] == pytest.approx(2e-4 * 450.0, rel=0.003)
+    assert (info["energy_status"], info["energy_reason"]) == ("measured", None)
+
+
+def test_what_is_not_timed_gets_no_joules():
+    info = run(torch.ones(4), disabled=True).extra_info
+    assert (info["joules"], info["energy_reason"]) == (None, "not run")
+
+
+@pytest.mark.parametrize("wrong", [torch.full((4,), 1.02), torch.full((4,), torch.nan)], ids=str)
+def test_a_wrong_result_fails_before_it_is_timed(wrong):
+    with pytest.raises(AssertionError, match="ours is off by"):
+        run(wrong)
+
+
+def pytest_in(folder, *options):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_a_run_writes_joules_to_its_json(tmp_path):
+    file = tmp_path / "benchmark.json"
+    options = ["--benchmark-only", f"--benchmark-json={file}", "--benchmark-max-time=0.05"]
+    done = pytest_in(ROOT, "bench", "-k", "overhead", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {b["extra_info"]["way"]: b for b in json.loads(file.read_text())["benchmarks"]}
+    assert {"torch fp32", "ours"} <= found.keys()
+    for benchmark in found.values():
+        info = benchmark["extra_info"]
+        assert benchmark["stats"]["median"] > 0
+        assert info.keys() == KEYS and info["flops"] == 2 * 64 * 64
+        assert (info["joules"] is None) == bool(info["energy_reason"])
+        assert (info["energy_status"] == "measured") == (info["joules"] is not None)
+
+
+def test_no_second_bench_is_imported_and_plain_pytest_leaves_it_alone(tmp_path):
+    """`bench` at the root would have a registry of cases of its own."""
+    plugin = tmp_path / "spy.py"
+    plugin.write_text(
+        "import sys\n"
+        "def pytest_collection_finish(session):\n"
+        "    ours = [m for m in sys.modules if m.startswith('bench.')]\n"
+        "    print('second bench:', sorted(set(ours) - {'bench.conftest', 'bench.test_cases'}))\n"
+    )
+    spied = ["-p", "spy", "--collect-only", "-s", f"--override-ini=pythonpath={tmp_path}"]
+    done = pytest_in(ROOT, "bench", *spied)
+    assert "second bench: []" in done.stdout, done.stdout + done.stderr
+    config = (ROOT / "pyproject.toml").read_text()
+    assert 'testpaths = ["tests"]' in config and "--benchmark-disable" not in config
