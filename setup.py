@@ -180,5 +180,6 @@ setup(
     packages=sorted(packages()),
     package_dir=PACKAGE_DIR,
     include_package_data=False,  # the records under bench/results/ stay in the repository
+    package_data={"green_kernels.bench": ["*.j2"]},
     **({} if knob("NO_EXTENSION") else extension()),
 )

@@ -8,11 +8,14 @@ from dataclasses import replace
 import torch
 from rich.console import Console
 
+from green_kernels import carbon
+
 from . import device, machine, ranks, session
 from .case import load_cases
+from .grid import Grid
 from .options import parse, read_records
 from .record import Record, write
-from .report import Grams, print_report, wide_console
+from .report import print_report, wide_console
 from .runner import Runner
 
 
@@ -28,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Run cases; 1 if a way of ours was wrong."""
     torch.set_num_threads(options.threads)
-    grams = _grams(options)
+    grams = _grid(options)
     ranks.join()
     try:
         records = _records(options)
@@ -82,22 +85,19 @@ def _protocol(options: argparse.Namespace):
     return replace(options.protocol, **{key: v for key, v in given.items() if v is not None})
 
 
-def _grams(options: argparse.Namespace) -> Grams | None:
-    """Return gCO2e of joules by the grid that the options name; None if they name none."""
-    from green_kernels import carbon
-
+def _grid(options: argparse.Namespace) -> Grid | None:
+    """Return the grid that the options name; None if they name none."""
     if options.country is None and options.intensity is None:
         return None
     try:
         if options.country is not None:
-            intensity = carbon.Intensity.of_country(options.country)
+            grid = Grid(carbon.Intensity.of_country(options.country), options.pue)
         else:
-            intensity = carbon.Intensity(options.intensity)
-        carbon.emissions(0.0, intensity, pue=options.pue)  # what is wrong, rather now than later
+            grid = Grid(carbon.Intensity(options.intensity), options.pue)
+        grid(0.0)  # says what is wrong, rather now than after minutes of running
     except (carbon.Unavailable, ValueError) as error:
         options.error(str(error))
-    print(f"gCO2e: {intensity}, PUE {options.pue:g}", file=sys.stderr)
-    return lambda joules: carbon.emissions(joules, intensity, pue=options.pue).total_g
+    return grid
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -117,13 +117,13 @@ def _report(options: argparse.Namespace) -> int:
     if not options.paths:
         options.error("report takes files of records, or folders of them")
     records = [record for path in options.paths for record in read_records(options, path)]
-    grams = _grams(options)
+    grams = _grid(options)
     if options.markdown:
         print(markdown.markdown(records), end="")
         return 0
     print_report(records, grams=grams)
     if not options.tables:
-        for path in html.write(records, options.out):
+        for path in html.write(records, options.out, grams=grams):
             print(f"wrote {path}")
     return 0
 
@@ -133,7 +133,7 @@ def _compare(options: argparse.Namespace) -> int:
 
     before, after = (read_records(options, path) for path in (options.before, options.after))
     verdicts = compare.compare(before, after, threshold=options.threshold)
-    compare.print_verdicts(verdicts)
+    compare.print_verdicts(verdicts, compare.warnings(before, after))
     return compare.exit_code(verdicts)
 
 

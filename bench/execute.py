@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 Call = Callable[[], Any]
-GRAPH_LAUNCHES = 2000  # of calls in one graph: more take seconds to capture
+GRAPH_CALLS = 2000  # in one graph, which is then replayed as often: more take seconds to capture
 
 
 class Running(Protocol):
@@ -95,13 +95,16 @@ class Cuda:
 
     def batch(self, calls: Sequence[Call], count: int, graph: bool = True) -> "_Launches":
         """Return a batch of a graph; of plain launches if the calls cannot be captured."""
-        rounds = -(-min(count, GRAPH_LAUNCHES) // len(calls))
-        calls = list(calls) * rounds
         if graph:
+            captured = list(calls) * -(-min(count, GRAPH_CALLS) // len(calls))
+            replays = -(-count // len(captured))
             try:
-                return _Launches(self, [self._capture(calls).replay], len(calls))
+                replay = self._capture(captured).replay
             except RuntimeError:  # it synchronises, or allocates where a capture must not
                 torch.cuda.synchronize(self.device)
+            else:
+                return _Launches(self, [replay] * replays, replays * len(captured))
+        calls = list(calls) * -(-count // len(calls))
         return _Launches(self, calls, len(calls))
 
     def _capture(self, calls: list[Call]) -> torch.cuda.CUDAGraph:

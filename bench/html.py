@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .grid import Grid
 from .markdown import markdown
 from .palette import STYLES, Style, styles
 from .plots import Plot, plots
 from .record import Record
-from .report import TITLES, Grams, Notes, columns_of
+from .report import TITLES, Notes, columns_of
 from .summary import Mean, geometric_means
 from .uncertainty import SYSTEMATIC, budget
 from .words import group, labels, micro, no_joules, rows, runs, three_digits
@@ -31,7 +32,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Card:
-    """How the best of our ways of a case compares with its baseline."""
+    """How our way of a case compares with its baseline."""
 
     time: Mean
     joules: Mean | None
@@ -55,11 +56,11 @@ class Part:
 
 
 def write(
-    records: Sequence[Record], folder: str | Path, *, grams: Grams | None = None
+    records: Sequence[Record], folder: str | Path, *, grams: Grid | None = None
 ) -> list[Path]:
     """Write report.html, its plots as PNG and tables.md into a folder; return the paths.
 
-    grams: gCO2e of so many joules; adds a column to the tables of the page.
+    grams: of the grid that joules came from; adds a column, and what it is reckoned by.
     Raises ModuleNotFoundError saying what to install, ValueError where there are no records.
     """
     if not records:
@@ -76,12 +77,12 @@ def write(
     return written
 
 
-def page(records: Sequence[Record], *, grams: Grams | None = None) -> str:
+def page(records: Sequence[Record], *, grams: Grid | None = None) -> str:
     """Return the page alone."""
     return _page(records, grams)[0]
 
 
-def _page(records: Sequence[Record], grams: Grams | None) -> tuple[str, list[Plot]]:
+def _page(records: Sequence[Record], grams: Grid | None) -> tuple[str, list[Plot]]:
     try:
         import jinja2
     except ImportError:
@@ -104,9 +105,11 @@ def _page(records: Sequence[Record], grams: Grams | None) -> tuple[str, list[Plo
     return text, [plot for part in parts for of in part.plots.values() for plot in of]
 
 
-def _part(number: int, run: Sequence[Record], ways: dict[str, Style], grams) -> Part:
+def _part(number: int, run: Sequence[Record], ways: dict[str, Style], grams: Grid | None) -> Part:
     first, more = _facts(run)
     reasons = group((r for r in run if r.joules is None), _why)
+    if grams is not None:
+        first.append(("carbon", str(grams)))
     return Part(
         number=number,
         name=str(run[0].machine.get("gpu") or run[0].machine.get("cpu")),
@@ -172,19 +175,19 @@ def _range(counts: list[int]) -> str:
 
 
 def _cards(run: Sequence[Record]) -> list[Card]:
-    """Return a card for each case: the best of our ways, by joules where they are known."""
+    """Return a card for each case: of ours, not of the variant that came out best."""
     means = [m for m in geometric_means(run, least_shapes=1) if m.peer == m.baseline]
     cards = []
     for same in group(means, lambda m: (m.case, m.baseline)).values():
         times = {m.ours: m for m in same if m.figure == "time"}
         joules = {m.ours: m for m in same if m.figure == "joules"}
-        best = max((joules or times).values(), key=lambda m: (m.shapes, m.ratio))
-        if best.ours in times:
-            cards.append(Card(times[best.ours], joules.get(best.ours)))
+        ours = "ours" if "ours" in times else next(iter(times), None)
+        if ours is not None:
+            cards.append(Card(times[ours], joules.get(ours)))
     return cards
 
 
-def _table(records: Sequence[Record], grams: Grams | None) -> Table:
+def _table(records: Sequence[Record], grams: Grid | None) -> Table:
     """Return every figure of these records, as the terminal has them."""
     notes = Notes()
     columns = columns_of(records, notes, grams)

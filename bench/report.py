@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from .grid import Grid
 from .record import Record
 from .summary import mean_lines
 from .words import (
@@ -36,16 +37,15 @@ from .words import (
 TITLES = {"model": "Models", "op": "Ops"}
 PIPE = 10_000  # columns of what is no terminal: nothing is folded
 
-Grams = Callable[[float], float]  # gCO2e of joules
 
 
 def print_report(
-    records: Sequence[Record], console: Console | None = None, *, grams: Grams | None = None
+    records: Sequence[Record], console: Console | None = None, *, grams: Grid | None = None
 ) -> None:
     """Print each run: its machine, a table of models and one of ops, and geometric means.
 
     console: the default is stdout, without folding or colour where that is no terminal.
-    grams: gCO2e of so many joules; adds a column.
+    grams: of the grid that joules came from; adds a column, and what it is reckoned by.
     """
     console = console or wide_console()
     if not records:
@@ -58,9 +58,11 @@ def print_report(
                 _print_table(title, of_kind, console, grams)
         for line in mean_lines(run):
             console.print(escape(line), soft_wrap=True)
+    if grams is not None:
+        console.print(escape(str(grams)), soft_wrap=True)
 
 
-def report_text(records: Sequence[Record], *, grams: Grams | None = None) -> str:
+def report_text(records: Sequence[Record], *, grams: Grid | None = None) -> str:
     """Return what `print_report` prints to a pipe."""
     file = io.StringIO()
     print_report(records, wide_console(file=file), grams=grams)
@@ -96,7 +98,7 @@ class Column:
 
 
 def _print_table(
-    title: str, records: Sequence[Record], console: Console, grams: Grams | None
+    title: str, records: Sequence[Record], console: Console, grams: Grid | None
 ) -> None:
     notes = Notes()
     columns = columns_of(records, notes, grams)
@@ -138,7 +140,7 @@ def _table(title, records, columns, cells, shown) -> Table:
     return table
 
 
-def columns_of(records: Sequence[Record], notes: Notes, grams: Grams | None) -> list[Column]:
+def columns_of(records: Sequence[Record], notes: Notes, grams: Grid | None) -> list[Column]:
     """Return the columns of a table of ops or of models, in their order."""
     model = records[0].kind == "model"
     watts = next((r.assumed_watts for r in records if r.estimated_joules is not None), None)
@@ -229,7 +231,7 @@ def _executed(r: Record) -> str:
     return "" if r.executed_flops == r.flops else _pico(r.joules_per_executed_flop)
 
 
-def _grams(r: Record, grams: Grams) -> str:
+def _grams(r: Record, grams: Grid) -> str:
     if r.joules is None:
         return ""
     if r.kind == "model":

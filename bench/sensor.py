@@ -1,19 +1,19 @@
 """What the energy counter of a device is worth: how often it ticks, and whether power bears it out.
 
-    python -m bench sensor --coverage --json bench/results/NAME/sensor.json
+python -m bench sensor --coverage --json bench/results/NAME/sensor.json
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from green_kernels import energy
@@ -24,22 +24,23 @@ from . import device
 from .device import Gpu
 from .report import wide_console
 from .runner import BATCH_SECONDS, Ready
-from .window import FINE, Feed
+from .window import Feed
 from .words import three_digits
 
 SIDE = 4096  # of the square matrices of the load: near full power, and under a millisecond a call
 WARM_SECONDS = 15.0  # of load before the counter is judged, for power to come to rest
-BURST = 0.01  # of a tick: calls that start together in the square wave, which they make uneven
+BURST = 0.01  # of a tick: what starts at a time in the square wave, whose edges it makes late
 CPU_SECONDS = 1.0
-CPU_POLL = 0.0001
+CPU_POLL = 0.0001  # seconds
 INTERFACES = {"perf": energy.PerfRaplMeter, "powercap": energy.RaplMeter}  # the first is preferred
 
-Say = Callable[[str], None]
+Call = Callable[[], Any]
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. A value that is not known is None, and `meaning` may say why."""
+    """A line of the table; a value that is not known is None."""
 
     name: str
     value: Any
@@ -49,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class GpuSensor:
-    """What was found of a GPU's sensors. wave: None where no coverage test was asked for."""
+    """What was found of a GPU's sensors. wave: the coverage test, where it was asked for."""
 
     board: dict[str, Any]
     profile: energy.SensorProfile
@@ -63,7 +64,7 @@ class GpuSensor:
 
 @dataclass(frozen=True)
 class Interface:
-    """One way to the CPU's counters. reason: why joules, or the tick, cannot be had by it."""
+    """One way to the CPU's counters. reason: why joules, or their tick, cannot be had by it."""
 
     name: str
     meter: str | None
@@ -73,83 +74,234 @@ class Interface:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what the device's counter is worth; 1 if it cannot be trusted, 0 if there is none."""
+    """Print what the device's counter is worth; 1 if there is one that is not to be trusted."""
+    if options.json is not None:
+        _write(options, None)
     console = wide_console()
-    _check_file(options)
     if options.device == "cpu":
         interfaces = cpu_interfaces(INTERFACES)
-        _print("CPU", cpu_rows(interfaces), console)
-        used = next((i for i in interfaces if i.meter), None)
-        console.print(cpu_verdict(interfaces), markup=False, soft_wrap=True)
-        found = {
-            "device": "cpu",
-            "agrees": None,  # there is no second sensor to check it against
-            "meter": used and used.meter,
-            "interfaces": [asdict(interface) for interface in interfaces],
-        }
+        _print(cpu_rows(interfaces), cpu_verdict(interfaces), console)
+        meter = next((one.meter for one in interfaces if one.meter), None)
+        found = {"device": "cpu", "meter": meter, "interfaces": [asdict(i) for i in interfaces]}
         _write(options, found)
         return 0
     tested = device.find(options.device)
     if tested.board is None:
-        console.print(f"joules: unavailable, {tested.no_meter}", markup=False, soft_wrap=True)
+        console.print(f"joules: unavailable, {escape(tested.no_meter)}")
         return 0
-    call = _load(tested.name)
     say = Console(stderr=True).print
     try:
-        found = gpu_sensor(tested, call, options.refresh, options.coverage, say)
+        found = gpu_sensor(tested, _load(tested.name), options.refresh, options.coverage, say)
     except energy.Unavailable as reason:
-        console.print(f"joules: unavailable, {reason}", markup=False, soft_wrap=True)
+        console.print(f"joules: unavailable, {escape(str(reason))}")
         return 1
-    _print(str(tested.board), gpu_rows(found), console)
-    console.print(gpu_verdict(found), markup=False, soft_wrap=True)
+    _print(gpu_rows(found), gpu_verdict(found), console)
     _write(options, found.json())
     return 0 if found.profile.agrees else 1
 
 
 def gpu_sensor(
     tested: Gpu,
-    call: Callable[[], Any],
+    load: Call,
     refresh: bool = False,
     coverage: bool = False,
     say: Say = lambda step: None,
 ) -> GpuSensor:
     """Return the profile of a GPU's sensors under a steady load, measured unless it is known.
 
-    call: the load, again and again. refresh: measure what is known too. coverage: switch the load
-    on and off, to see whether the counter sees all of the time; kept with the profile.
+    load: called again and again. refresh: measure what is known too. coverage: switch the load on
+    and off, to see whether the counter sees all of the time; the verdict is kept with the profile.
     Raises Unavailable where NVML fails.
     """
-    profile = _profile(tested, call, refresh, say)
+    profile = _profile(tested, load, refresh, say)
     wave = None
     if coverage and profile.tick_seconds is not None:
-        say("coverage: a load that is on for a quarter of each tick, about a minute")
-        wave = _coverage(tested, call, profile.tick_seconds)
+        say("coverage: a load that is on for a quarter of each tick, for about a minute")
+        wave = _coverage(tested, load, profile.tick_seconds)
         profile = replace(profile, coverage=wave.verdict)
         if profile.agrees:
             save_profile(profile)
-    return GpuSensor(tested.facts().get("board", {}), profile, wave)
+    return GpuSensor(tested.board.facts(), profile, wave)
 
 
-def _profile(tested: Gpu, call: Callable, refresh: bool, say: Say) -> energy.SensorProfile:
-    """Profile the sensors, the load having run for a while when the first one is read."""
-    feed = Feed(tested, Ready([call], graph=True).batch(tested, BATCH_SECONDS))
-    warm = False
+def _profile(tested: Gpu, load: Call, refresh: bool, say: Say) -> energy.SensorProfile:
+    feed = Feed(tested, Ready([load], graph=True).batch(tested, BATCH_SECONDS))
 
-    def wait(seconds: float) -> None:
-        nonlocal warm
-        if not warm:
-            say(f"profile: warming up for {WARM_SECONDS:g} s, then about 8 s of samples")
-            feed.run(WARM_SECONDS)
-            warm = True
-        feed.wait(seconds)
-
-    class Load(nullcontext):
-        def __enter__(self) -> None:
-            wait(0.0)
+    @contextmanager
+    def steady() -> Iterator[None]:
+        say(f"profile: {WARM_SECONDS:g} s of load to warm up, then 8 s of samples")
+        feed.run(WARM_SECONDS)
+        yield
 
     try:
         return sensor_profile(
-            tested.board, Load, clock=tested.clock, sleep=wait, refresh=refresh
+            tested.board, steady, clock=tested.clock, sleep=feed.wait, refresh=refresh
         )
     finally:
         tested.executor.synchronize()
+
+
+def _coverage(tested: Gpu, load: Call, tick: float) -> energy.Coverage:
+    burst = Ready([load], graph=True).batch(tested, BURST * tick)
+    feed = Feed(tested, None)
+
+    def switch(on: bool) -> None:
+        feed.batch = burst if on else None
+        feed.pump()
+        if not on:
+            tested.executor.synchronize()
+
+    def wait(seconds: float) -> None:
+        until = tested.clock() + seconds
+        while (left := until - tested.clock()) > 0:
+            feed.wait(left if feed.batch is None else min(BURST * tick, left))
+
+    return coverage_test(tested.board, switch, tick=tick, clock=tested.clock, sleep=wait)
+
+
+def gpu_rows(found: GpuSensor) -> list[Row]:
+    """Return the table of a GPU: its facts, and what each figure of its sensors means."""
+    board, p, wave = found.board, found.profile, found.wave
+    rows = [
+        Row("board", board["name"], "", board["uuid"]),
+        Row("driver", board["driver"], "", f"VBIOS {board['vbios'] or 'not known'}"),
+        Row("power limit", board["power_limit_watts"], "W", "that is enforced now"),
+        Row("most SM clock", board["max_sm_mhz"], "MHz", "that the board can reach"),
+        Row("ECC", _yes(board["ecc"]), "", "memory with error correction draws more"),
+        Row("persistence", _yes(board["persistence"]), "", "off: the driver unloads when idle"),
+        Row("profile", p.date, "", "when it was measured: kept for this board and driver"),
+        Row("tick", _times(p.tick_seconds, 1e3), "ms", "between two updates of the energy counter"),
+        Row("tick spread", _times(p.tick_spread, 1e3), "ms", "10th to 90th percentile"),
+        Row("joules per tick", p.joules_per_tick, "J", "the least that can be told apart"),
+        Row("counter", p.counter_watts, "W", "its slope, dE/dt, under a steady load"),
+        Row("instant power", p.instant_watts, "W", "NVML's, of the last instants, meanwhile"),
+        Row("average power", p.average_watts, "W", "NVML's, of one second, meanwhile"),
+        Row("power tick", _times(p.instant_tick_seconds, 1e3), "ms", "of the instant power"),
+        Row("disagreement", _times(p.disagreement, 100), "%", f"up to {TOLERANCE:.0%} is accepted"),
+        Row("coverage", p.coverage, "", (wave and wave.reason) or COVERAGE[p.coverage]),
+    ]
+    if wave is not None:
+        rows += [
+            Row("wave spread", _times(wave.spread, 100), "%", "of the load's power, by phase"),
+            Row("wave late", wave.late_seconds * 1e3, "ms", "edges of the wave, 95th percentile"),
+        ]
+    return rows + [Row(f"no {name}", None, "", why) for name, why in p.errors.items()]
+
+
+COVERAGE = {
+    "full": "the counter sees all of the time",
+    "partial": "it samples: loads that change within a tick are counted wrongly, steady ones not",
+    "unknown": "--coverage tests whether the counter sees all of the time",
+}
+
+
+def gpu_verdict(found: GpuSensor) -> str:
+    """Return in a line whether joules by this counter can be trusted."""
+    p = found.profile
+    if not p.agrees:
+        return f"joules: not to be trusted, {p.reason}"
+    return (
+        f"joules: counter and power agree to {p.disagreement:.2%}; an error that both share, of up "
+        f"to {TOLERANCE:.0%} by NVIDIA's account, cannot be seen from inside"
+    )
+
+
+def cpu_interfaces(
+    makers: Mapping[str, Callable[[], energy.Meter]],
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[Interface]:
+    """Return what each interface to the CPU's counters gives, polled for a second.
+
+    makers: what makes the meter of an interface, by its name.
+    """
+    return [_interface(name, make, clock, sleep) for name, make in makers.items()]
+
+
+def _interface(
+    name: str,
+    make: Callable[[], energy.Meter],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> Interface:
+    try:
+        meter = make()
+        readings = [(clock(), meter.read())]
+        while readings[-1][0] - readings[0][0] < CPU_SECONDS:
+            sleep(CPU_POLL)
+            readings.append((clock(), meter.read()))
+    except energy.Unavailable as reason:
+        return Interface(name, None, None, None, str(reason))
+    seconds = readings[-1][0] - readings[0][0]
+    pairs = zip(readings, readings[1:], strict=False)
+    changes = [after for before, after in pairs if after[1] != before[1]]
+    watts = (readings[-1][1] - readings[0][1]) / seconds
+    if len(changes) < LEAST_CHANGES:
+        why = f"no tick can be told: the counter changed {len(changes)} times in {seconds:.3g} s"
+        return Interface(name, meter.name, watts, None, why)
+    tick = (changes[-1][0] - changes[0][0]) / (len(changes) - 1)
+    poll = seconds / (len(readings) - 1)
+    if tick < 2 * poll:
+        why = f"no tick can be told: it is below two polls, of {poll * 1e3:.2g} ms each"
+        return Interface(name, meter.name, watts, None, why)
+    return Interface(name, meter.name, watts, tick, None)
+
+
+def cpu_rows(interfaces: Sequence[Interface]) -> list[Row]:
+    """Return the table of a CPU: each interface with what it gives, or why it gives nothing."""
+    rows = []
+    for one in interfaces:
+        if one.meter is None:
+            rows.append(Row(one.name, None, "", one.reason))
+            continue
+        tick = one.reason or "between two updates of the counter"
+        rows += [
+            Row(one.name, one.watts, "W", "of all CPU packages, while it was polled"),
+            Row(f"{one.name} tick", _times(one.tick_seconds, 1e3), "ms", tick),
+        ]
+    return rows
+
+
+def cpu_verdict(interfaces: Sequence[Interface]) -> str:
+    """Return in a line by which interface joules are counted, if by any."""
+    used = next((one for one in interfaces if one.meter), None)
+    if used is None:
+        return "joules: unavailable by either interface"
+    return f"joules: counted by {used.name}; there is no second sensor to check it against"
+
+
+def _load(name: str) -> Call:
+    """Return a call that keeps a GPU near its full power."""
+    a, b = torch.randn(2, SIDE, SIDE, device=name).half()
+    c = torch.empty_like(a)
+    return lambda: torch.mm(a, b, out=c)
+
+
+def _print(rows: Sequence[Row], verdict: str, console: Console) -> None:
+    table = Table("", "value", "unit", "what it means")
+    for row in rows:
+        value = three_digits(row.value) if isinstance(row.value, float) else row.value
+        shown = ("unavailable", "") if value is None else (str(value), row.unit)
+        table.add_row(*map(escape, (row.name, *shown, row.meaning)))
+    console.print(table)
+    console.print(escape(verdict))
+
+
+def _write(options: argparse.Namespace, found: dict[str, Any] | None) -> None:
+    """Write the JSON object if a file is named; None only makes its folder, before the work."""
+    if options.json is None:
+        return
+    try:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        if found is not None:
+            options.json.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        options.error(f"argument --json: cannot write {options.json}: {error.strerror}")
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _yes(value: bool | None) -> str | None:
+    return None if value is None else "on" if value else "off"

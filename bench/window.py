@@ -11,6 +11,7 @@ from .execute import Batch, Running
 from .protocol import BUSY, DRIFT_CELSIUS, MISMATCH, THROTTLED, Protocol
 
 FINE = 0.0005  # seconds between polls where a tick is expected: the error of its time
+BLIND = 0.002  # the most that a tick's time may be unsure by: 0.04 % of a window of 5 s
 COARSE = 0.02  # elsewhere; the device has work for longer than this
 STALLED = 1.0  # seconds, and 20 ticks, after which a counter that has not moved never will
 POWER_CAP = "power cap"  # the one way of being held back that is legal: it is labelled
@@ -54,21 +55,23 @@ class Feed:
             self.wait(min(COARSE, left))
 
     def edge(self) -> tuple[float, float]:
-        """Return time and joules of the counter's next tick."""
+        """Return time and joules of the counter's next tick; raise Refused if none is seen."""
         clock, meter = self.device.clock, self.device.meter
         start = before = clock()
-        first = meter.read()
-        while True:
+        first = last = meter.read()
+        while before - start <= STALLED + 20 * meter.tick:
             self.wait(FINE)
             after, joules = clock(), meter.read()
-            if joules < first:
-                raise Refused("counter", f"the counter went back by {first - joules:.3g} J")
-            if joules > first:
-                # It moved since the last poll, and within a tick: a CPU's polls are far apart.
-                return (max(before, after - meter.tick) + after) / 2, joules
-            if after - start > STALLED + 20 * meter.tick:
-                raise Refused("counter", f"the counter stood still for {after - start:.3g} s")
-            before = after
+            if joules < last:
+                raise Refused("counter", f"the counter went back by {last - joules:.3g} J")
+            # It moved since the last poll, and within a tick: a CPU's polls are far apart.
+            earliest = max(before, after - meter.tick)
+            if joules > last and after - earliest <= BLIND:
+                return (earliest + after) / 2, joules
+            before, last = after, joules
+        if last == first:
+            raise Refused("counter", f"the counter stood still for {before - start:.3g} s")
+        raise Refused("edges", "whenever the counter ticked, the host was away: its time is unsure")
 
 
 def measure(device: Device, batch: Batch | None, protocol: Protocol, cycle: int = 0) -> Window:

@@ -259,6 +259,23 @@ def test_a_gpu_that_waits_for_the_host_is_refused():
         is_null(joules, "busy", "the device worked 96.8% of the window, not 99%")
 
 
+def test_a_host_that_is_away_when_the_counter_ticks_is_refused():
+    bench = Bench()
+    sleep = bench.clock.sleep
+    bench.device.sleep = lambda seconds: sleep(max(seconds, 0.005))
+    for joules in bench.joules().values():
+        is_null(joules, "edges", "the host was away")
+
+
+def test_a_host_that_is_away_at_times_waits_for_the_next_tick():
+    bench, away = Bench(), random.Random(0)
+    sleep = bench.clock.sleep
+    bench.device.sleep = lambda seconds: sleep(0.015 if away.random() < 0.01 else seconds)
+    for way, joules in bench.joules().items():
+        truth = bench.calls[way].seconds * bench.calls[way].watts
+        assert joules.joules.value == pytest.approx(truth, rel=0.003)
+
+
 def test_a_temperature_that_never_settles_is_refused():
     hot = lambda now: 300 + 250 * math.sin(now / 8)  # noqa: E731
     for joules in Bench(base=hot, ours=hot, heat=(30.0, 0.3, 5.0)).joules().values():

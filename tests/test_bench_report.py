@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from green_kernels import carbon
 from green_kernels.bench import (
     html,
     markdown,
@@ -29,6 +30,7 @@ from green_kernels.bench import (
 )
 from green_kernels.bench.case import WAYS
 from green_kernels.bench.energy import Interval
+from green_kernels.bench.grid import Grid
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
@@ -128,8 +130,12 @@ def test_what_is_missing_has_its_reason_by_number(gpu):
     assert cells["pJ/executed"] == ""  # the same as pJ/FLOP
 
 
+def grid(g_per_kwh):
+    return Grid(carbon.Intensity(g_per_kwh))
+
+
 def test_a_model_has_its_units_and_its_quality_in_one_row(gpu):
-    cells = dict(row(report.report_text(gpu[9:], grams=lambda joules: joules / 4), "ours"))
+    cells = dict(row(report.report_text(gpu[9:], grams=grid(9e5)), "ours"))
     assert cells["J/inference"] == "1.00 J"
     assert cells["J/token"] == "250 mJ"
     assert cells["samples/kWh"] == "7.20 M"
@@ -138,8 +144,16 @@ def test_a_model_has_its_units_and_its_quality_in_one_row(gpu):
     assert cells["cosine"] == "0.99800"
 
 
+def test_grams_say_what_they_come_from(gpu):
+    words = (
+        "gCO2e: 400 g/kWh (year not stated, given by the user, basis not stated), PUE 1 (IT only)"
+    )
+    assert words in report.report_text(gpu, grams=grid(400))
+    assert words in unescape(html.page(gpu, grams=grid(400)))
+
+
 def test_grams_of_an_op_are_of_1e18_flops(gpu):
-    cells = dict(row(report.report_text(gpu[:9], grams=lambda joules: joules / 1e6), "ours"))
+    cells = dict(row(report.report_text(gpu[:9], grams=grid(3.6)), "ours"))
     assert cells["gCO2e/1e18 FLOP"] == "1.00"
 
 

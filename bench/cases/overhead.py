@@ -8,6 +8,7 @@ from green_kernels import ops
 from .. import data
 from ..case import Case, case
 from ..triton_way import triton
+from .int8_linear import tolerance
 
 
 @case(**{"1x64x64": (1, 64, 64)})
@@ -24,7 +25,7 @@ def overhead(m, k, n, device):
         dtype="float32",
         flops=2 * m * n * k,
         bytes=4 * m * k + n * k + 8 * n + 4 * m * n,
-        tolerance=0.04,
+        tolerance=tolerance(x, w, bias),
         ways={
             "torch fp32": lambda: lambda: F.linear(x, w, bias),
             "ours": ours,
