@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 VERSION = "0.1.0"
 CUDA_ARCHITECTURES = ["80", "86", "89", "90a", "100", "120"]  # and PTX of the first, for all others
@@ -131,7 +132,7 @@ def pybind11_include():
 
 
 def extension():
-    """green_kernels._C and the command that builds it."""
+    """green_kernels._C, and the command that builds it by its name."""
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
     os.environ["MAX_JOBS"] = str(jobs())
@@ -172,14 +173,25 @@ def extension():
         ],
         depends=sorted(map(str, Path("csrc").rglob("*.*"))),
     )
-    return {"ext_modules": [module], "cmdclass": {"build_ext": Build}}
+    return [module], {"build_ext": Build}
 
 
+class Python(build_py):
+    """Leaves out what pytest collects in bench/."""
+
+    def find_package_modules(self, package, package_dir):
+        """Return the modules of a package, but for those of tests."""
+        modules = super().find_package_modules(package, package_dir)
+        return [m for m in modules if not m[1].startswith(("test_", "conftest"))]
+
+
+modules, commands = ([], {}) if knob("NO_EXTENSION") else extension()
 setup(
     version=VERSION,
     packages=sorted(packages()),
     package_dir=PACKAGE_DIR,
     include_package_data=False,  # the records under bench/results/ stay in the repository
     package_data={"green_kernels.bench": ["*.j2"]},
-    **({} if knob("NO_EXTENSION") else extension()),
+    ext_modules=modules,
+    cmdclass={"build_py": Python, **commands},
 )

@@ -101,7 +101,7 @@ def _grid(options: argparse.Namespace) -> Grid | None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    """Print a line for each shape of each case, with the ways that it has on this device."""
+    """Print a line for each shape of each case."""
     for (name, shape), entry in options.chosen.items():
         marks = "" if entry.default else "\tnot by default"
         print(f"{name}\t{shape}{marks}")

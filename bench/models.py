@@ -71,10 +71,20 @@ def parameter_bytes(model: nn.Module) -> int:
 
 
 def flops(call: Callable[[], Any]) -> int:
-    """Return the operations in the matrix products and convolutions of a call."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    """Return the operations in the products, convolutions and attention of a call.
+
+    Attention counts in full, also where a causal mask leaves half of it out.
+    """
+    # torch counts attention on a GPU only, where the mathematics is the same.
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={kernel: _sdpa}) as counter:
         call()
     return counter.get_total_flops()
+
+
+def _sdpa(query: list[int], key: list[int], value: list[int], *_: Any, **__: Any) -> int:
+    (*batch, rows, depth), columns = query, key[-2]
+    return 2 * math.prod(batch) * rows * columns * (depth + value[-1])
 
 
 def int8(

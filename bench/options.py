@@ -31,7 +31,7 @@ def parse(entries: Mapping[tuple[str, str], Entry], argv: list[str]) -> argparse
     _add_selection(run, entries)
     _add_run(run)
 
-    listing = commands.add_parser("list", help="the cases, shapes and ways there are")
+    listing = commands.add_parser("list", help="the cases and their shapes")
     _add_selection(listing, entries)
 
     report = commands.add_parser("report", help="tables, plots and a page of records")

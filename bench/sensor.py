@@ -177,12 +177,12 @@ def gpu_rows(found: GpuSensor) -> list[Row]:
         Row("instant power", p.instant_watts, "W", "NVML's, of the last instants, meanwhile"),
         Row("average power", p.average_watts, "W", "NVML's, of one second, meanwhile"),
         Row("power tick", _times(p.instant_tick_seconds, 1e3), "ms", "of the instant power"),
-        Row("disagreement", _times(p.disagreement, 100), "%", f"up to {TOLERANCE:.0%} is accepted"),
+        Row("disagreement", _percent(p.disagreement), "%", f"up to {TOLERANCE:.0%} is accepted"),
         Row("coverage", p.coverage, "", (wave and wave.reason) or COVERAGE[p.coverage]),
     ]
     if wave is not None:
         rows += [
-            Row("wave spread", _times(wave.spread, 100), "%", "of the load's power, by phase"),
+            Row("wave spread", _percent(wave.spread), "%", "of the load's power, by phase"),
             Row("wave late", wave.late_seconds * 1e3, "ms", "edges of the wave, 95th percentile"),
         ]
     return rows + [Row(f"no {name}", None, "", why) for name, why in p.errors.items()]
@@ -301,6 +301,10 @@ def _write(options: argparse.Namespace, found: dict[str, Any] | None) -> None:
 
 def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
+
+
+def _percent(value: float | None) -> str | None:
+    return None if value is None else f"{100 * value:.2f}"
 
 
 def _yes(value: bool | None) -> str | None:

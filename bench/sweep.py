@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     if tested.meter is None:
         return _refuse(f"no joules to sweep for: {tested.no_meter}")
     try:
-        clocks = spread(supported_clocks(tested.board), options.points)
+        clocks = spread(tested.board.supported_sm_clocks(), options.points)
         if not options.set_clocks:
             print(*plan(tested.board, clocks), sep="\n")
             return 0
@@ -76,18 +76,6 @@ def _sweep(options: argparse.Namespace, sweep: "Sweep", clocks: Sequence[int]) -
     choice = choose(points, options.slowdown)
     print_points(points, choice, options.slowdown)
     return 0 if choice else 1
-
-
-def supported_clocks(board: energy.Board) -> list[int]:
-    """Return the SM clocks that can be locked at the highest memory clock, in MHz, falling.
-
-    Raises Unavailable where the board names none.
-    """
-    memory = board.ask_if_supported("nvmlDeviceGetSupportedMemoryClocks")
-    clocks = memory and board.ask_if_supported("nvmlDeviceGetSupportedGraphicsClocks", max(memory))
-    if not clocks:
-        raise energy.Unavailable(f"{board} names no SM clocks that can be set")
-    return sorted(set(clocks), reverse=True)
 
 
 def spread(clocks: Sequence[int], points: int) -> list[int]:

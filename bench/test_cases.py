@@ -2,8 +2,8 @@
 
     pytest bench --benchmark-only -k "int8_linear and ours" --benchmark-json FILE
 
-The time is that of one call, on a GPU until its result is there: what a launch costs is in it, and
-`python -m bench` leaves that out. Joules are those of one window after it, as in the quick protocol.
+The time is that of one call, on a GPU until its result is there: what a launch costs is in it,
+which `python -m bench` leaves out. Joules are of one window after it, as in the quick protocol.
 """
 
 import pytest
@@ -22,12 +22,16 @@ ENTRIES = {
     for (case, shape), entry in load_cases().items()
     if entry.default and case not in MODELS
 }
-# On meta tensors a case is built at no cost, which is enough to see its ways.
-WAYS = {
-    f"{name}, {way}": (name, way)
-    for name, entry in ENTRIES.items()
-    for way in entry.build("meta").ways
-}
+
+
+def pytest_generate_tests(metafunc):
+    """Make a test of each way of each case, which must be built for its ways to be known."""
+    ways = {
+        f"{name}, {way}": (name, way)
+        for name, entry in ENTRIES.items()
+        for way in entry.build("cpu").ways
+    }
+    metafunc.parametrize("built, name", ways.values(), ids=ways, indirect=["built"])
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,6 @@ def made(case, way):
     return way if isinstance(way, Way) else Way(way)
 
 
-@pytest.mark.parametrize("built, name", WAYS.values(), ids=WAYS, indirect=["built"])
 def test_way(built, name, tested, benchmark):
     """Compute what the baseline does, in how much time and with how many joules."""
     case, expected = built

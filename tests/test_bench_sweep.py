@@ -14,7 +14,7 @@ from green_kernels.bench.case import CASES, Case, Entry
 from green_kernels.bench.clock_point import ClockPoint, choose
 from green_kernels.bench.energy import Interval
 from green_kernels.bench.schema import CorruptRecord
-from green_kernels.bench.sweep import Sweep, plan, spread, supported_clocks
+from green_kernels.bench.sweep import Sweep, plan, spread
 
 CLOCKS = tuple(range(1980, 885, -15))
 LEAKAGE = 100.0  # W
@@ -76,7 +76,7 @@ class Machine:
         return {name: n for name, n in self.nvml.calls.items() if "Set" in name or "Reset" in name}
 
     def points(self, number):
-        return list(self.sweep.points(spread(supported_clocks(self.device.board), number)))
+        return list(self.sweep.points(spread(self.device.board.supported_sm_clocks(), number)))
 
 
 @pytest.fixture(autouse=True)

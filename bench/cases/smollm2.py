@@ -4,7 +4,6 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -22,6 +21,9 @@ ALONE = {
 }
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 STORED = "smollm2-135m-instruct-0.1.2-fp16"
+# int8 has a mean of 0.0035 over the tokens of a prompt. Of one token, as in decoding, it has 0.001
+# in the median over a text, but 0.02 for one in 20 and 0.1 for one in 100.
+TOLERANCES = {"prefill": 0.01, "decode": 0.05}
 QUALITY_TOKENS = (2, 512)  # rows of text whose tokens are predicted
 
 
@@ -68,8 +70,11 @@ def _unpack(folder: Path) -> None:
         whole = Path(beside, STORED)
         plain.save_pretrained(whole)
         tokenizer.save_pretrained(whole)
-        with suppress(OSError):  # another process was first, and its folder is as good
+        try:
             whole.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # where another process was first, its folder is as good
+                raise
 
 
 def prefill(model: nn.Module, ids: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
@@ -132,14 +137,18 @@ def language_case(model: nn.Module, ids: Tensor, phase: str, batch: int, tokens:
         flops=models.flops(prepare(model)),
         bytes=models.parameter_bytes(model) + cached + outputs,
         items={"tokens": items},
-        tolerance=0.01,  # a mean cosine of 0.99; int8 has 0.996 of both phases
+        tolerance=TOLERANCES[phase],
         output=lambda output: output[0],
         error=models.cosine_distance,
         ways=models.ways(model, prepare, models.language_quality(model, windows)),
     )
 
 
-@case(default=False, **{"prefill-1x512": ("prefill", 1, 512), "decode-1x128": ("decode", 1, 128)})
+@case(
+    default=False,
+    weight=8.0,
+    **{"prefill-1x512": ("prefill", 1, 512), "decode-1x128": ("decode", 1, 128)},
+)
 def smollm2(phase, batch, tokens, device):
     """A prompt's outputs and next token; or one token's, after a prompt that is in the KV cache."""
     try:

@@ -141,6 +141,15 @@ class Board:
         """Return the present SM clock in MHz."""
         return self.ask("nvmlDeviceGetClockInfo", self.nvml.NVML_CLOCK_SM)
 
+    def supported_sm_clocks(self) -> list[int]:
+        """Return the SM clocks that can be locked at the highest memory clock, in MHz, falling."""
+        function = "nvmlDeviceGetSupportedGraphicsClocks"
+        memory = self.ask_if_supported("nvmlDeviceGetSupportedMemoryClocks")
+        clocks = memory and self.ask_if_supported(function, max(memory))
+        if not clocks:
+            raise Unavailable(f"{self} names no SM clocks that can be set")
+        return sorted(set(clocks), reverse=True)
+
     def event_reasons(self) -> set[str]:
         """Return why the clocks are what they are at present: names of EVENT_REASONS."""
         mask = self.ask("nvmlDeviceGetCurrentClocksEventReasons")

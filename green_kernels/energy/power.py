@@ -111,7 +111,7 @@ def clocks(
     dry_run: yield the plan and change nothing. Raises ValueError for a clock that the board does
     not support, NotPermitted, Unavailable and RuntimeError as `power_limit` does.
     """
-    supported = _supported_clocks(board)
+    supported = board.supported_sm_clocks()
     if not _is_number(mhz) or mhz not in supported:
         nearest = ""
         if _is_number(mhz):
@@ -310,14 +310,6 @@ def _missing_privilege() -> str:
         "the driver refuses it even to root with CAP_SYS_ADMIN, as on a virtual GPU or where the "
         "host keeps it to itself"
     )
-
-
-def _supported_clocks(board: Board) -> list[int]:
-    memory = board.ask_if_supported("nvmlDeviceGetSupportedMemoryClocks")
-    clocks = memory and board.ask_if_supported("nvmlDeviceGetSupportedGraphicsClocks", max(memory))
-    if not clocks:
-        raise Unavailable(f"{board} names no SM clocks that can be set")
-    return list(clocks)
 
 
 def _is_number(value: object) -> bool:
