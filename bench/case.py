@@ -18,6 +18,7 @@ WAYS = (
     "torchao int8",
     "torchao int8 compiled",
     "ours",
+    "ours, all layers",
     "ours bf16",
     "ours bf16, all layers",
     "ours + torch.compile",
@@ -64,6 +65,7 @@ class Case:
     error: Callable[[Tensor, Tensor], float] = largest_error
     kind: str = "op"  # or "model", whose error must be 1 - mean cosine: which table it goes to
     items: Mapping[str, float] = field(default_factory=dict)  # per call: "tokens", "samples"
+    data: str | None = None  # what its inputs are, where the recipe does not reach; None: it does
     graph: bool = True  # on a GPU, replayed from a CUDA graph; False where the call is the point
 
     def __post_init__(self):

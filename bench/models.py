@@ -118,13 +118,14 @@ def ways(
         converted, layers = int8(model, dtype, recipe)
         return way(converted, dtype, layers | extra(converted))
 
-    fp32, bf16 = torch.float32, torch.bfloat16
+    fp32, bf16, all_layers = torch.float32, torch.bfloat16, gk.Int8(keep_faster=False)
     return {
         "torch fp32": lambda: way(model, fp32),
         "torch bf16": lambda: way(copy.deepcopy(model).to(bf16), bf16),
         "ours": lambda: ours(fp32),
+        "ours, all layers": lambda: ours(fp32, all_layers),
         "ours bf16": lambda: ours(bf16),
-        "ours bf16, all layers": lambda: ours(bf16, gk.Int8(keep_faster=False)),
+        "ours bf16, all layers": lambda: ours(bf16, all_layers),
     }
 
 

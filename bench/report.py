@@ -38,7 +38,6 @@ TITLES = {"model": "Models", "op": "Ops"}
 PIPE = 10_000  # columns of what is no terminal: nothing is folded
 
 
-
 def print_report(
     records: Sequence[Record], console: Console | None = None, *, grams: Grid | None = None
 ) -> None:

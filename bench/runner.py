@@ -38,6 +38,7 @@ class Ready:
 
     calls: list[Callable[[], Any]]
     graph: bool
+    seconds: float = 0.0  # of a first call
 
     def batch(self, device: Device, seconds: float) -> Batch:
         """Return a batch of calls that takes about this long, measured as it runs."""
@@ -82,7 +83,10 @@ class Runner:
         deadline: by the device's clock, after which nothing more is started.
         """
         self.progress("building")
-        case = self._build(build, 0)
+        try:
+            case = self._build(build, 0)
+        except Unavailable as reason:  # such as activations of a model that is not installed
+            case = Case.unavailable("op", reason)
         copies = self._copies(case)
         records = _Records(self, name, shape, case, copies)
         ready = self._check(case, build, records, deadline)
@@ -126,7 +130,10 @@ class Runner:
                 wanted = not self.dtypes or (ways[0].dtype or case.dtype) in self.dtypes
                 if not wanted and name != baseline:
                     continue
+                start = self.device.clock()
                 outputs = [case.output(way.call()) for way in ways]
+                self.device.executor.synchronize()
+                seconds = (self.device.clock() - start) / len(ways)
             except Unavailable as reason:
                 records.leave(name, "unavailable", str(reason))
                 continue
@@ -139,7 +146,7 @@ class Runner:
                     continue
                 expected = [output.clone() for output in outputs]
             if records.check(name, ways[0], outputs, expected):
-                ready[name] = Ready([way.call for way in ways], case.graph)
+                ready[name] = Ready([way.call for way in ways], case.graph, seconds)
         return ready
 
     def _time(
@@ -153,7 +160,8 @@ class Runner:
         share = self.protocol.seconds / self.protocol.rounds
         batches = {}
         for name, way in list(ready.items()):
-            if batches and self._is_late(deadline):
+            # It is called twice at the least: to warm up, and in a round.
+            if batches and self._is_late(deadline, ahead=2 * way.seconds):
                 records.leave(name, "unavailable", LATE)
                 del ready[name]
                 continue
@@ -179,8 +187,8 @@ class Runner:
         batches = {name: way.batch(self.device, BATCH_SECONDS) for name, way in ready.items()}
         return Joules(self.device, self.protocol, batches, deadline, self.progress).measure()
 
-    def _is_late(self, deadline: float | None) -> bool:
-        return deadline is not None and self.device.clock() >= deadline
+    def _is_late(self, deadline: float | None, ahead: float = 0.0) -> bool:
+        return deadline is not None and self.device.clock() + ahead >= deadline
 
 
 class _Records:
@@ -195,7 +203,7 @@ class _Records:
             "shape": shape,
             "baseline": next(iter(case.ways)),
             "device": runner.device.name,
-            "data": runner.recipe,
+            "data": case.data or runner.recipe,
             "seed": runner.seed,
             "copies": copies,
             "cold": cache is not None and copies * case.bytes > cache,

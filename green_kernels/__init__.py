@@ -2,11 +2,22 @@
 
 from importlib.metadata import version
 
-from green_kernels import energy, nn, ops
+from green_kernels import carbon, energy, nn, ops
 from green_kernels.build import build_info
 from green_kernels.checkpoint import load, save
 from green_kernels.convert import Report, convert
 from green_kernels.recipes import Int8
 
 __version__ = version("green_kernels")
-__all__ = ["Int8", "Report", "build_info", "convert", "energy", "load", "nn", "ops", "save"]
+__all__ = [
+    "Int8",
+    "Report",
+    "build_info",
+    "carbon",
+    "convert",
+    "energy",
+    "load",
+    "nn",
+    "ops",
+    "save",
+]

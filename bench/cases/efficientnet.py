@@ -116,6 +116,7 @@ def image_case(model: nn.Module, images: Tensor, labels: Tensor, judged: Tensor)
     return Case(
         kind="model",
         dtype="float32",
+        data="real",
         flops=models.flops(prepare(model)),
         bytes=models.parameter_bytes(model) + images.nbytes + 4 * len(images) * classes,
         items={"samples": len(images)},

@@ -89,6 +89,7 @@ def minilm(batch, tokens, device):
     return Case(
         kind="model",
         dtype="float32",
+        data="real",
         flops=models.flops(of(model)),
         bytes=bytes,
         items={"tokens": batch * tokens, "samples": batch},

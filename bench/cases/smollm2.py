@@ -134,6 +134,7 @@ def language_case(model: nn.Module, ids: Tensor, phase: str, batch: int, tokens:
     return Case(
         kind="model",
         dtype="float32",
+        data="real",
         flops=models.flops(prepare(model)),
         bytes=models.parameter_bytes(model) + cached + outputs,
         items={"tokens": items},
