@@ -54,7 +54,7 @@ def parse(entries: Mapping[tuple[str, str], Entry], argv: list[str]) -> argparse
     compare.add_argument("before", metavar="A", help="records, or a folder of them")
     compare.add_argument("after", metavar="B", help="likewise")
     compare.add_argument(
-        "--threshold", type=_positive, default=0.02,
+        "--threshold", type=_fraction, default=0.02,
         help="relative change that is none (default: %(default)s)",
     )  # fmt: skip
 
@@ -233,6 +233,12 @@ def _positive(text: str) -> float:
 def _natural_number(text: str) -> float:
     if not 0 <= (value := _number(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number of 0 or more, got {text!r}")
+    return value
+
+
+def _fraction(text: str) -> float:
+    if not 0 <= (value := _number(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and less than 1, got {text!r}")
     return value
 
 

@@ -41,6 +41,10 @@ ROOT = Path(__file__).parent.parent
         (["report", __file__], "test_bench_command.py:1: not JSON"),
         (["report", "x", "--seconds", "3"], "unrecognized arguments: --seconds 3"),
         (["compare", "/no/such/file", "b"], "cannot read /no/such/file"),
+        (
+            ["compare", "a", "b", "--threshold", "1"],
+            "--threshold: must be at least 0 and less than 1",
+        ),
         (["compare", "a"], "the following arguments are required: B"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
