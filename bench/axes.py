@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from .energy import Interval
+from .figures import Interval
 from .palette import STYLES, Style
 
 if TYPE_CHECKING:

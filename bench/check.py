@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import interval
-from .energy import Window
+from .figures import Window
 from .record import Record
 from .schema import CorruptRecord
 from .words import device_kind, group

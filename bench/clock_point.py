@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .energy import Interval
+from .figures import Interval
 from .schema import CorruptRecord, load
 
 FORMAT = 1  # to be raised when a field changes its meaning

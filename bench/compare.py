@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .energy import Interval
+from .figures import Interval
 from .record import Record
 from .report import Notes, wide_console
 from .words import device_kind, group, joules_text, seconds_text

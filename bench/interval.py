@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from .energy import Interval
+from .figures import Interval
 
 RESAMPLES = 2000
 LEVEL = 0.95

@@ -8,8 +8,8 @@ from green_kernels import energy
 
 from . import interval
 from .device import Device
-from .energy import Energy, Interval, Window
 from .execute import Batch
+from .figures import Energy, Interval, Window
 from .protocol import (
     HALF_WIDTH,
     REPEATS,
@@ -60,7 +60,7 @@ class Joules:
         least, left = self.protocol.windows * self.seconds_of_cycle(), self._left()
         if left < least:
             raise Refused("budget", f"its windows take {least:.0f} s, and {left:.0f} s are left")
-        if self.protocol.settles:
+        if self.protocol.thorough:
             self._check_surroundings()
             self.progress("idle power")
             self.idle.append(self._window(None, 0))
@@ -101,7 +101,7 @@ class Joules:
         for cycle in range(self.protocol.most_windows):
             if self._left() < self.seconds_of_cycle():
                 break
-            if self.protocol.settles:
+            if self.protocol.thorough:
                 self._check_surroundings()
             for way in turn(list(self.batches), cycle):
                 if not self.failed[way]:
@@ -110,7 +110,7 @@ class Joules:
             live = [way for way in self.batches if not self.failed[way]]
             if cycle + 1 >= self.protocol.windows and all(self._converged(way) for way in live):
                 break
-        if self.protocol.settles:  # and what came while the last windows ran
+        if self.protocol.thorough:  # and what came while the last windows ran
             self._check_surroundings()
             self.idle.append(self._window(None, 0))
 

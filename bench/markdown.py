@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .energy import Interval
+from .figures import Interval
 from .record import Record, read
 from .words import (
     divided,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from . import axes, roofline
 from .axes import DASHES, GRID, INK, MUTED
-from .energy import Interval
+from .figures import Interval
 from .palette import Style, styles
 from .record import Record
 from .words import (

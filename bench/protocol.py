@@ -15,7 +15,7 @@ class Protocol:
     window_seconds: float  # least length of a window
     window_ticks: int  # least ticks of the counter in a window
     lead_seconds: float  # of the way's own load before each of its windows, for power to settle
-    settles: bool  # warm up until temperature and power stand still, gates on, idle power measured
+    thorough: bool  # surroundings checked, warmed up, idle power measured, buffers beyond the cache
 
     def window_length(self, tick: float) -> float:
         """Return the least seconds of a window on a counter with this tick."""

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from green_kernels.energy.ranks import BOOT
 
-from .energy import Energy
+from .figures import Energy
 from .record import Record
 from .words import group, joules_text, seconds_text
 

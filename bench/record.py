@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .energy import Energy
+from .figures import Energy
 from .schema import CorruptRecord, load
 
 FORMAT = 2  # to be raised when a field changes its meaning

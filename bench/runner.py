@@ -13,8 +13,8 @@ from torch import Tensor
 from . import data, ranks
 from .case import Case, Unavailable, Way
 from .device import Device
-from .energy import Energy
 from .execute import Batch
+from .figures import Energy
 from .joules import Joules, turn
 from .protocol import QUICK, Protocol
 from .record import Record, quartiles
@@ -108,7 +108,7 @@ class Runner:
     def _copies(self, case: Case) -> int:
         """Return how many copies of the buffers exceed the cache; one in the quick protocol."""
         cache = self.device.cache_bytes
-        if not self.protocol.settles or case.kind == "model" or not case.bytes or cache is None:
+        if not self.protocol.thorough or case.kind == "model" or not case.bytes or cache is None:
             return 1
         return min(MOST_COPIES, max(1, math.ceil(BEYOND * cache / case.bytes)))
 

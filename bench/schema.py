@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
-from .energy import Interval
+from .figures import Interval
 
 T = TypeVar("T")
 

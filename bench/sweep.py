@@ -21,7 +21,7 @@ from . import device, interval
 from .case import Case, Entry
 from .clock_point import Choice, ClockPoint, choose
 from .device import Gpu
-from .energy import Interval
+from .figures import Interval
 from .protocol import FULL, QUICK
 from .record import Record
 from .report import wide_console

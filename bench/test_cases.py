@@ -11,7 +11,7 @@ import torch
 
 from green_kernels.bench import data, device
 from green_kernels.bench.case import Unavailable, Way, load_cases
-from green_kernels.bench.energy import Energy
+from green_kernels.bench.figures import Energy
 from green_kernels.bench.joules import Joules
 from green_kernels.bench.protocol import QUICK
 from green_kernels.bench.runner import BATCH_SECONDS, Ready

@@ -6,8 +6,8 @@ from statistics import fmean
 from green_kernels import energy
 
 from .device import Device, State
-from .energy import Window
 from .execute import Batch, Running
+from .figures import Window
 from .protocol import BUSY, DRIFT_CELSIUS, MISMATCH, THROTTLED, Protocol
 
 FINE = 0.0005  # seconds between polls where a tick is expected: the error of its time

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
 
-from .energy import Interval
+from .figures import Interval
 from .record import Record
 
 R = TypeVar("R")

@@ -1,7 +1,7 @@
 """Records made by hand, with known windows: none of their figures was measured."""
 
 from green_kernels.bench import interval
-from green_kernels.bench.energy import Energy, Window
+from green_kernels.bench.figures import Energy, Window
 from green_kernels.bench.record import Record, quartiles
 
 NO_METER = "no RAPL package zone in /sys/class/powercap"

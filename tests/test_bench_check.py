@@ -9,7 +9,7 @@ from bench_records import GPU, MACHINE, make, measured, on_gpu, unavailable, win
 
 from green_kernels.bench import record
 from green_kernels.bench.check import check
-from green_kernels.bench.energy import Interval
+from green_kernels.bench.figures import Interval
 
 RESULTS = Path(__file__).parent.parent / "bench/results"
 JOULES = [1.0, 1.01, 0.99, 1.02, 0.98, 1.0, 1.01, 0.99, 1.0, 1.0]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from green_kernels.bench import compare
-from green_kernels.bench.energy import Energy, Interval
+from green_kernels.bench.figures import Energy, Interval
 
 STEADY = [1.0, 1.001, 0.999, 1.002, 0.998, 1.0, 1.001, 0.999, 1.0, 1.0, 1.0]
 

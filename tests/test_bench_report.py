@@ -29,7 +29,7 @@ from green_kernels.bench import (
     words,
 )
 from green_kernels.bench.case import WAYS
-from green_kernels.bench.energy import Interval
+from green_kernels.bench.figures import Interval
 from green_kernels.bench.grid import Grid
 
 BROWSER = next(

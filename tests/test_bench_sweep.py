@@ -12,7 +12,7 @@ from green_kernels import energy
 from green_kernels.bench import clock_point, command, device
 from green_kernels.bench.case import CASES, Case, Entry
 from green_kernels.bench.clock_point import ClockPoint, choose
-from green_kernels.bench.energy import Interval
+from green_kernels.bench.figures import Interval
 from green_kernels.bench.schema import CorruptRecord
 from green_kernels.bench.sweep import Sweep, plan, spread
 
