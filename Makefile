@@ -76,13 +76,16 @@ gpu-check:  ## the same of what is installed already, such as a wheel
 	    -k "not emulated" \
 	    tests/test_quantize_rows.py tests/test_int8_matmul.py tests/test_int8_linear.py tests/test_nn_int8_linear.py tests/test_layout.py
 	status=0; \
-	timeout 600 $(RUN) tests/emulator/conformance.py --json "$(OUT)/conformance.jsonl" || status=$$?; \
+	mkdir -p "$(OUT)/conformance"; \
+	timeout 600 $(RUN) tests/emulator/conformance.py --json "$(OUT)/conformance/results.jsonl" || status=$$?; \
 	if command -v compute-sanitizer; then timeout 600 compute-sanitizer --error-exitcode 1 $(RUN) -m pytest -q -p no:cacheprovider \
-	    -k "test_value and compiled" tests/test_quantize_rows.py tests/test_int8_matmul.py | tee "$(OUT)/sanitizer.txt"; fi; \
+	    -k "test_value and compiled" tests/test_quantize_rows.py tests/test_int8_matmul.py | tee "$(OUT)/sanitizer.txt" || status=$$?; fi; \
 	timeout 120 $(RUN) -m bench sensor --device cuda --coverage --refresh --json "$(OUT)/sensor.json" || status=$$?; \
 	timeout 600 $(RUN) -m bench run --device cuda --budget 9m --json "$(OUT)/bench.jsonl" || status=$$?; \
-	timeout 600 $(RUN) -m bench run int8_linear --full --device cuda --shape "512x*" --budget 9m --json "$(OUT)/joules.jsonl" \
-	    --way "torch bf16" --way "torch._int_mm" --way ours --way "ours triton" || status=$$?; \
+	for shape in 512x4096x4096-bf16 512x4096x4096; do \
+	    timeout 600 $(RUN) -m bench run int8_linear --full --device cuda --shape $$shape --budget 9m --json "$(OUT)/joules.jsonl" \
+	        --way "torch bf16" --way "torch._int_mm" --way ours --way "ours triton" || status=$$?; \
+	done; \
 	exit $$status
 
 clean:

@@ -10,12 +10,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .figures import Interval
 from .palette import STYLES, Style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#1f2329", "#5b6672", "#d4dae1"
@@ -24,6 +26,8 @@ WIDTH = 4.4  # inches; at 72 to an inch, a phone shows its text as large as it w
 TEXT = 10
 HEAD, SIDE, LINE = 0.4, 0.08, 0.185  # inches: the title's height, a margin, a line of a legend
 DASHES = (0, (4, 3))
+
+Line = str | tuple[float, tuple[float, ...]]  # a line style: "-", or an offset and its dashes
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,9 @@ class Bar:
     text: str = ""
 
 
-def bars(title: str, of_ways: Sequence[Bar], baseline: float | None, ways: dict) -> "Figure":
+def bars(
+    title: str, of_ways: Sequence[Bar], baseline: float | None, ways: dict[str, Style]
+) -> "Figure":
     """Return bars from zero, each under its way's name and figure; a line marks the baseline."""
     figure, ax = _figure(title, HEAD + 0.4 * len(of_ways), left=SIDE, bottom=0.0)
     most = max((bar.high or bar.value or 0 for bar in of_ways), default=0) or 1
@@ -62,7 +68,7 @@ def bars(title: str, of_ways: Sequence[Bar], baseline: float | None, ways: dict)
     return figure
 
 
-def square(title: str, x_label: str, y_label: str) -> tuple["Figure", Any]:
+def square(title: str, x_label: str, y_label: str) -> tuple["Figure", "Axes"]:
     """Return a figure with two axes to be scaled, and a faint grid."""
     figure, ax = _figure(title, HEAD + 4.2, left=0.74, bottom=0.52)
     ax.set_xlabel(x_label, color=INK, fontsize=TEXT)
@@ -77,26 +83,26 @@ def square(title: str, x_label: str, y_label: str) -> tuple["Figure", Any]:
 
 
 def point(
-    ax, style: Style, x: float, y: float,
+    ax: "Axes", style: Style, x: float, y: float,
     x_interval: Interval | None = None, y_interval: Interval | None = None,
 ) -> None:  # fmt: skip
     """Draw a way's marker, with whiskers where there are intervals."""
     for interval, line in ((x_interval, ax.hlines), (y_interval, ax.vlines)):
-        if interval is not None and interval.low is not None and interval.high is not None:
+        if interval is not None and interval.sure:
             line(y if line == ax.hlines else x, interval.low, interval.high, color=style.light,
                  lw=1.3, zorder=3)  # fmt: skip
     ax.plot([x], [y], ls="none", marker=style.marker, ms=7, color=style.light, mec="white",
             mew=0.5, zorder=4)  # fmt: skip
 
 
-def horizontal(ax, y: float, text: str) -> None:
+def horizontal(ax: "Axes", y: float, text: str) -> None:
     """Draw a reference line across, named in the margin, where no point can lie on its name."""
     ax.axhline(y, color=MUTED, lw=0.9, ls=DASHES, zorder=1)
     ax.text(0.995, y, text, transform=ax.get_yaxis_transform(), ha="right", va="bottom",
             color=MUTED, fontsize=TEXT - 1.5)  # fmt: skip
 
 
-def log(axis, low: float, high: float) -> None:
+def log(axis: "Axis", low: float, high: float) -> None:
     """Make an axis logarithmic, with ticks at 1, 2 and 5 of each decade, or of many at 1."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -109,7 +115,12 @@ def log(axis, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def legend(figure, of_ways: Sequence[Style], names: Sequence[str], notes: Sequence) -> None:
+def legend(
+    figure: "Figure",
+    of_ways: Sequence[Style],
+    names: Sequence[str],
+    notes: Sequence[tuple[str, Line]],
+) -> None:
     """Name each way's marker once, and each line, below the axes; the figure grows by as much.
 
     notes: (text, line style) of each line.
@@ -138,7 +149,7 @@ def legend(figure, of_ways: Sequence[Style], names: Sequence[str], notes: Sequen
         text.set(color=INK, parse_math=False)
 
 
-def _grow(figure, inches: float) -> None:
+def _grow(figure: "Figure", inches: float) -> None:
     """Make room at the foot; all else stays as large as it was."""
     [ax] = figure.axes
     before = figure.get_figheight()
@@ -169,7 +180,7 @@ def svg(figure: "Figure", title: str) -> str:
     return head + text[text.index(">") + 1 :]
 
 
-def _figure(title: str, height: float, left: float, bottom: float) -> tuple["Figure", Any]:
+def _figure(title: str, height: float, left: float, bottom: float) -> tuple["Figure", "Axes"]:
     """Return a figure and axes, all sizes in inches."""
     try:
         from matplotlib.figure import Figure

@@ -9,18 +9,12 @@ from pathlib import Path
 
 from . import interval
 from .figures import Window
-from .record import Record
-from .schema import CorruptRecord
+from .protocol import BUSY, DRIFT_CELSIUS, THROTTLED, Protocol
+from .record import PROTOCOLS, Record
+from .schema import CorruptRecord, lines
+from .window import POWER_CAP
 from .words import device_kind, group
 
-# What a window of the full protocol must be (quick: the ticks alone); these are the checker's own.
-WINDOWS = 10
-SECONDS = 5.0
-TICKS = {"quick": 20, "full": 50}
-BUSY = 0.99
-DRIFT = 3.0  # Celsius, within a window
-HELD = 0.001  # fraction of a window that anything but the power cap may hold the clocks for
-POWER_CAP = "power cap"
 EXACT = 1e-9  # relative, of joules against the median of its windows
 MACHINE = ("cpu", "cores", "gpu", "driver")
 
@@ -60,35 +54,34 @@ def check(folder: str | Path) -> list[Problem]:
     folder = Path(folder)
     if not folder.is_dir():
         return [Problem(folder, None, "there is no such folder")]
-    lines: list[_Line] = []
+    records: list[_Line] = []
     problems: list[Problem] = []
     for file in sorted(folder.glob("*.jsonl")):
         for found in _read(file):
-            (lines if isinstance(found, _Line) else problems).append(found)
-    if not lines and not problems:
+            (records if isinstance(found, _Line) else problems).append(found)
+    if not records and not problems:
         problems.append(Problem(folder, None, "there are no records: *.jsonl with a line in it"))
-    problems += _one_machine(lines)
-    problems += _duplicates(lines)
-    problems += _sensors(folder, lines)
-    for line in lines:
+    problems += _one_machine(records)
+    problems += _duplicates(records)
+    problems += _sensors(folder, records)
+    for line in records:
         problems += [line.problem(what) for check in CHECKS for what in check(line.record)]
     return sorted(problems, key=lambda p: (str(p.file), p.line or 0))
 
 
 def _read(file: Path) -> Iterator[_Line | Problem]:
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        numbered = list(lines(file))
+    except (OSError, CorruptRecord) as error:
         yield Problem(file, None, f"cannot be read: {error}")
         return
-    if not text.strip():
+    if not numbered:
         yield Problem(file, None, "there is no record in it")
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                yield _Line(file, number, Record.from_json(line, "the line"))
-            except CorruptRecord as error:
-                yield Problem(file, number, f"no record: {error}")
+    for number, line in numbered:
+        try:
+            yield _Line(file, number, Record.from_json(line, "the line"))
+        except CorruptRecord as error:
+            yield Problem(file, number, f"no record: {error}")
 
 
 def _one_machine(lines: list[_Line]) -> Iterator[Problem]:
@@ -182,18 +175,18 @@ def _figures(r: Record) -> Iterator[str]:
     median = statistics.median(values)
     if not math.isclose(joules.value, median, rel_tol=EXACT, abs_tol=0):
         yield f"energy.joules is {joules.value:.12g}, the median of its windows {median:.12g}"
-    ends = joules.low, joules.high
-    if None in ends:
-        if len(values) >= 3:
+    if not joules.sure:
+        if len(values) >= interval.LEAST:
             yield f"energy.joules has no interval, and {len(values)} windows give one"
         return
     again = interval.median(values, seed=1)
-    if again.low is None:
+    if not again.sure:
         yield f"energy.joules has an interval, which {len(values)} windows do not give"
         return
     # Another draw of the bootstrap: its ends jump from one window to the next.
     loose = 0.5 * (again.high - again.low) + 1e-6 * median
-    for name, end, own in zip(("low", "high"), ends, (again.low, again.high), strict=True):
+    for name in ("low", "high"):
+        end, own = getattr(joules, name), getattr(again, name)
         if not abs(end - own) <= loose:
             yield f"energy.joules.{name} is {end:g}, by its windows it is about {own:g}"
     if not joules.low <= joules.value <= joules.high:
@@ -204,22 +197,21 @@ def _windows(r: Record) -> Iterator[str]:
     """Check that there are enough windows, each long enough, busy, and steady."""
     if r.joules is None:
         return
-    windows, full = r.energy.windows, r.protocol == "full"
-    if full and len(windows) < WINDOWS:
-        yield f"the full protocol has at least {WINDOWS} windows, got {len(windows)}"
+    windows, protocol = r.energy.windows, PROTOCOLS[r.protocol]
+    if len(windows) < protocol.windows:
+        least = f"at least {protocol.windows} windows"
+        yield f"the {protocol.name} protocol has {least}, got {len(windows)}"
     for number, window in enumerate(windows, 1):
-        for what in _window(window, r.protocol, device_kind(r) == "cuda"):
+        for what in _window(window, protocol, device_kind(r) == "cuda"):
             yield f"window {number}: {what}"
 
 
-def _window(w: Window, protocol: str, cuda: bool) -> Iterator[str]:
-    full = protocol == "full"
-    tick = w.seconds / w.ticks
-    # A window ends with a tick, which may come a little before its time is up.
-    if w.ticks < TICKS[protocol] - 1:
-        yield f"it has {w.ticks:.4g} ticks of the counter, less than {TICKS[protocol]}"
-    if full and w.seconds < SECONDS - tick:
-        yield f"it has {w.seconds:.4g} s, less than {SECONDS:g} s"
+def _window(w: Window, protocol: Protocol, cuda: bool) -> Iterator[str]:
+    full = protocol.thorough
+    if w.ticks < protocol.window_ticks:
+        yield f"it has {w.ticks:.6g} ticks of the counter, less than {protocol.window_ticks}"
+    if w.seconds < protocol.window_seconds:
+        yield f"it has {w.seconds:.6g} s, less than {protocol.window_seconds:g} s"
     if w.busy is None:
         if cuda and full:
             yield "it does not say how busy the GPU was"
@@ -227,10 +219,10 @@ def _window(w: Window, protocol: str, cuda: bool) -> Iterator[str]:
         yield f"the GPU was busy for {w.busy:.2%} of it, less than {BUSY:.0%}"
     if cuda and full and len(w.celsius) < 2:
         yield "it does not say the temperature at its start and end"
-    if w.celsius and abs(drift := w.celsius[-1] - w.celsius[0]) > DRIFT:
-        yield f"the temperature changed by {drift:+.1f} C, more than {DRIFT:g} C"
+    if w.celsius and abs(drift := w.celsius[-1] - w.celsius[0]) > DRIFT_CELSIUS:
+        yield f"the temperature changed by {drift:+.1f} C, more than {DRIFT_CELSIUS:g} C"
     for reason, fraction in w.throttled.items():
-        if reason != POWER_CAP and fraction > HELD:
+        if reason != POWER_CAP and fraction > THROTTLED:
             yield f"{reason} held the clocks for {fraction:.1%} of it"
 
 

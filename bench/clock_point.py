@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .figures import Interval
-from .schema import CorruptRecord, load
+from .schema import CorruptRecord, lines, load, parse
 
 FORMAT = 1  # to be raised when a field changes its meaning
 
@@ -77,13 +77,9 @@ def choose(points: Sequence[ClockPoint], slowdown: float) -> Choice | None:
 def read(path: str | Path) -> list[ClockPoint]:
     """Read a file of points; raise CorruptRecord at the first line that is none."""
     points = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in lines(path):
         where = f"{path}:{number}"
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CorruptRecord(f"{where}: not JSON: {error}") from None
-        point = load(ClockPoint, values, where)
+        point = load(ClockPoint, parse(line, where), where)
         if point.format != FORMAT:
             raise CorruptRecord(f"{where}: format must be {FORMAT}, got {point.format}")
         if (point.joules is None) != bool(point.reason) or (point.joules and not point.seconds):
@@ -98,8 +94,8 @@ def _over(one: Interval, other: Interval) -> Interval:
 
 
 def _low(of: Interval) -> float:
-    return of.value if of.low is None else of.low
+    return of.low if of.sure else of.value
 
 
 def _high(of: Interval) -> float:
-    return of.value if of.high is None else of.high
+    return of.high if of.sure else of.value

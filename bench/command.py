@@ -91,9 +91,9 @@ def _grid(options: argparse.Namespace) -> Grid | None:
         return None
     try:
         if options.country is not None:
-            grid = Grid(carbon.Intensity.of_country(options.country), options.pue)
+            grid = Grid(carbon.Intensity.of_country(options.country), options.pue or 1.0)
         else:
-            grid = Grid(carbon.Intensity(options.intensity), options.pue)
+            grid = Grid(carbon.Intensity(options.intensity), options.pue or 1.0)
         grid(0.0)  # says what is wrong, rather now than after minutes of running
     except (carbon.Unavailable, ValueError) as error:
         options.error(str(error))

@@ -3,20 +3,20 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from . import interval
 from .figures import Interval
+from .interval import LEAST
+from .protocol import MISMATCH
 from .record import Record
 from .report import Notes, wide_console
-from .words import device_kind, group, joules_text, seconds_text
+from .words import NOT_KNOWN, device_kind, group, joules_text, no_time, seconds_text
 
 SAME, BETTER, WORSE, UNSURE, MISSING = "SAME", "BETTER", "WORSE", "UNSURE", "MISSING"
 STYLES = {SAME: "dim", BETTER: "green", WORSE: "bold red", UNSURE: "yellow", MISSING: "magenta"}
-RESAMPLES = 4000
-LEAST = 3  # rounds, or windows, of which an interval can be made
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def warnings(a: Sequence[Record], b: Sequence[Record]) -> list[str]:
     if cards[0] != cards[1] and any(r.joules is not None for r in (*a, *b)):
         found.append(
             "absolute joules of different cards: each sensor has a gain error of its own, of "
-            "5 % by its maker, which no interval here holds"
+            f"{MISMATCH * 100:g} % by its maker, which no interval here holds"
         )
     for name, fact in (("data", lambda r: r.data), ("baseline", lambda r: r.baseline)):
         both = [group(records, lambda r: (r.case, r.shape)) for records in (a, b)]
@@ -145,7 +145,7 @@ def _time(key: Key, a: Record, b: Record, threshold: float) -> Verdict:
     for name, r in (("A", a), ("B", b)):
         if not r.times:
             wrong = name == "B" and r.status == "refused" and a.times
-            reason = f"{r.status} in {name}: {r.reason or 'no reason given'}"
+            reason = f"{r.status} in {name}: {no_time(r)}"
             return Verdict(key, "time", WORSE if wrong else UNSURE, reason=reason)
     ratio, reason = _resampled(a.times, b.times, "rounds")
     return _judge(Verdict(key, "time", UNSURE, ratio, a.seconds, b.seconds, reason), threshold)
@@ -155,7 +155,7 @@ def _joules(key: Key, a: Record, b: Record, threshold: float) -> Verdict:
     for name, r in (("A", a), ("B", b)):
         if not r.joules:
             zero = "0 J, which has no ratio" if r.joules == 0 else None
-            reason = f"no joules in {name}: {zero or r.energy.reason or 'no reason given'}"
+            reason = f"no joules in {name}: {zero or r.energy.reason or NOT_KNOWN}"
             return Verdict(key, "joules", UNSURE, a=a.joules, b=b.joules, reason=reason)
     windows = [[w.joules_per_call for w in r.energy.windows] for r in (a, b)]
     if min(map(len, windows)) >= LEAST:
@@ -166,32 +166,27 @@ def _joules(key: Key, a: Record, b: Record, threshold: float) -> Verdict:
 
 
 def _resampled(a: Sequence[float], b: Sequence[float], what: str) -> tuple[Interval, str | None]:
-    """Return median(b) / median(a) and its bootstrap 95 % interval, the two resampled apart."""
-    a, b = (np.asarray(values, dtype=float) for values in (a, b))
-    ratio = float(np.median(b) / np.median(a))
+    """Return median(b) / median(a), and why it has no interval, if it has none."""
+    ratio = interval.ratio(b, a)
+    if ratio.sure:
+        return ratio, None
     if min(len(a), len(b)) < LEAST:
-        return Interval(ratio), f"{len(a)} and {len(b)} {what} give no interval, {LEAST} each would"
-    generator = np.random.default_rng(0)  # the same files have the same verdicts
-    medians = [
-        np.median(values[generator.integers(0, len(values), (RESAMPLES, len(values)))], axis=1)
-        for values in (a, b)
-    ]
-    low, high = np.percentile(medians[1] / medians[0], [2.5, 97.5])
-    return Interval(ratio, float(low), float(high)), None
+        return ratio, f"{len(a)} and {len(b)} {what} give no interval, {LEAST} each would"
+    return ratio, f"{what} of 0 in A leave no interval"
 
 
 def _of_intervals(a: Interval, b: Interval) -> tuple[Interval, str | None]:
     """Return b / a, as wide as both intervals allow."""
     ratio = b.value / a.value
-    if None in (a.low, a.high, b.low, b.high) or min(a.low, b.low) <= 0:
+    if not (a.sure and b.sure) or min(a.low, b.low) <= 0:
         return Interval(ratio), "a single window gives no interval"
     return Interval(ratio, b.low / a.high, b.high / a.low), None
 
 
 def _judge(v: Verdict, threshold: float) -> Verdict:
-    low, high = (v.ratio.low, v.ratio.high) if v.ratio else (None, None)
-    if low is None or high is None:
+    if v.ratio is None or not v.ratio.sure:
         return v
+    low, high = v.ratio.low, v.ratio.high
     if low > 1 + threshold:
         verdict, reason = WORSE, None
     elif high < 1 - threshold:
@@ -227,8 +222,7 @@ def _cells(v: Verdict) -> list[str]:
     cells = ["" if value is None else text(value) for value in (v.a, v.b)]
     if v.ratio is None:
         return [*cells, "", ""]
-    low, high = v.ratio.low, v.ratio.high
-    span = "none" if low is None or high is None else f"{low:.3f} - {high:.3f}"
+    span = f"{v.ratio.low:.3f} - {v.ratio.high:.3f}" if v.ratio.sure else "none"
     return [*cells, f"{v.ratio.value:.3f}", span]
 
 

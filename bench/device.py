@@ -21,10 +21,12 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 class State:
     """What the device says of itself at one moment; what it cannot say is None."""
 
+    joules: float  # by its energy counter
     celsius: float | None = None
     sm_mhz: float | None = None
     watts: float | None = None  # by its power sensor, averaged over its window
     throttled: dict[str, float] = field(default_factory=dict)  # seconds so far, by reason
+    held: frozenset[str] = frozenset()  # the reasons why its clocks are not higher
 
 
 @dataclass
@@ -40,8 +42,8 @@ class Device:
     sleep: Callable[[float], None] = time.sleep
 
     def state(self) -> State:
-        """Return what can be read now, in one call."""
-        return State()
+        """Return what can be read now; raise energy.Unavailable where that fails."""
+        return State(self.meter.read())
 
     def gates(self) -> dict[str, str]:
         """Return the reasons, by gate, why nothing measured now would be this program's alone."""
@@ -68,16 +70,20 @@ class Gpu(Device):
         self.board = board
 
     def state(self) -> State:
-        """Return temperature, clock, power and the time held back so far."""
+        """Return joules, temperature, clock, power, and what held the clocks back so far."""
         if self.board is None:
-            return State()
+            return super().state()
         sample = self.board.sample()
+        if sample.joules is None:
+            raise energy.Unavailable(f"{self.board}: {sample.errors['energy']}")
         watts = sample.average_watts  # None on GA100, whose instant power is an average of its own
         return State(
+            joules=sample.joules,
             celsius=self.board.temperature(),
             sm_mhz=self.board.sm_mhz(),
             watts=sample.instant_watts if watts is None else watts,
             throttled=dict(sample.throttled),
+            held=frozenset(self.board.event_reasons()),
         )
 
     def gates(self) -> dict[str, str]:

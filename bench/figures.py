@@ -11,6 +11,11 @@ class Interval:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def sure(self) -> bool:
+        """Whether there is an interval, both ends of it."""
+        return self.low is not None and self.high is not None
+
 
 @dataclass(frozen=True)
 class Window:

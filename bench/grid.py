@@ -18,5 +18,4 @@ class Grid:
 
     def __str__(self) -> str:
         """Return the factors and their source."""
-        scope = "IT only" if self.pue == 1 else "given by the user"
-        return f"gCO2e: {self.intensity}, PUE {self.pue:g} ({scope}), no embodied share"
+        return f"gCO2e: {self.intensity}, {carbon.pue_text(self.pue)}, no embodied share"

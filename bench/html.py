@@ -9,11 +9,12 @@ from .grid import Grid
 from .markdown import markdown
 from .palette import STYLES, Style, styles
 from .plots import Plot, plots
+from .protocol import BLIND, MISMATCH
 from .record import Record
-from .report import TITLES, Notes, columns_of
+from .report import TITLES, Notes, filled
 from .summary import Mean, geometric_means
-from .uncertainty import SYSTEMATIC, budget
-from .words import group, labels, micro, no_joules, rows, runs, three_digits
+from .uncertainty import budget
+from .words import group, labels, micro, no_joules, no_time, rows, runs, three_digits
 
 TEMPLATE = "report.html.j2"
 FIRST = (  # facts of a machine, in the order of a reader's questions; the others follow
@@ -100,7 +101,10 @@ def _page(records: Sequence[Record], grams: Grid | None) -> tuple[str, list[Plot
     )
     environment.filters["micro"] = micro
     text = environment.get_template(TEMPLATE).render(
-        parts=parts, colours=list(enumerate(STYLES)), systematic=f"{SYSTEMATIC:.0%}"
+        parts=parts,
+        colours=list(enumerate(STYLES)),
+        edge=f"{BLIND * 1e3:g} ms",
+        systematic=f"{MISMATCH:.0%}",
     )
     return text, [plot for part in parts for of in part.plots.values() for plot in of]
 
@@ -133,7 +137,7 @@ def _part(number: int, run: Sequence[Record], ways: dict[str, Style], grams: Gri
 
 
 def _why(r: Record) -> str:
-    return no_joules(r) if r.times else f"{r.status}: {r.reason or 'no reason given'}"
+    return no_joules(r) if r.times else f"{r.status}: {no_time(r)}"
 
 
 def _facts(run: Sequence[Record]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -190,13 +194,11 @@ def _cards(run: Sequence[Record]) -> list[Card]:
 def _table(records: Sequence[Record], grams: Grid | None) -> Table:
     """Return every figure of these records, as the terminal has them."""
     notes = Notes()
-    columns = columns_of(records, notes, grams)
-    lines = {id(r): [column.cell(r) for column in columns] for r in records}
-    used = [i for i in range(len(columns)) if any(lines[id(r)][i] for r in records)]
-    table = Table(["way", *(columns[i].head for i in used)], [], notes.numbers)
+    columns, cells = filled(records, notes, grams)
+    table = Table(["way", *(column.head for column in columns)], [], notes.numbers)
     for title, of_row in rows(records).items():
         table.rows.append([title])
-        table.rows.extend([r.way, *(lines[id(r)][i] for i in used)] for r in of_row)
+        table.rows.extend([r.way, *cells[id(r)]] for r in of_row)
     return table
 
 

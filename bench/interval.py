@@ -1,4 +1,4 @@
-"""Medians, and how sure they are."""
+"""Medians and their ratios, and how sure they are."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -10,6 +10,7 @@ from .figures import Interval
 
 RESAMPLES = 2000
 LEVEL = 0.95
+LEAST = 3  # values of which an interval can be made
 
 
 def median(values: Sequence[float], seed: int = 0) -> Interval:
@@ -18,24 +19,54 @@ def median(values: Sequence[float], seed: int = 0) -> Interval:
     The percentiles are those of the expanded interval, since plain ones of ten values cover the
     truth in 93 of 100 cases only (Hesterberg, What Teachers Should Know About the Bootstrap, The
     American Statistician 69, 2015, section 4.2).
-    values: one for each window; of fewer than three there is no interval.
+    values: one for each window; of fewer than LEAST there is no interval.
     seed: of the resampling, so that the same values have the same interval.
     """
     values = np.asarray(values, dtype=float)
-    middle, n = float(np.median(values)), len(values)
-    if n < 3:
+    middle = float(np.median(values))
+    if len(values) < LEAST:
         return Interval(middle)
-    picks = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
-    tail = 100 * NormalDist().cdf(-sqrt(n / (n - 1)) * _student(n - 1))
-    low, high = np.percentile(np.median(values[picks], axis=1), [tail, 100 - tail])
-    return Interval(middle, float(low), float(high))
+    return _expanded(middle, _resampled(values, np.random.default_rng(seed)), len(values))
+
+
+def ratio(b: Sequence[float], a: Sequence[float], seed: int = 0) -> Interval:
+    """Return median(b) / median(a) and its bootstrap 95 % interval, the two resampled apart.
+
+    The percentiles are those of `median`, for as many values as the fewer of the two are.
+    b, a: not negative. Of fewer than LEAST of either, or where a resampled median of a is 0, there
+    is no interval.
+    seed: of the resampling.
+    """
+    b, a = (np.asarray(values, dtype=float) for values in (b, a))
+    fewer = min(len(b), len(a))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        middle = float(np.median(b) / np.median(a))
+        if fewer < LEAST:
+            return Interval(middle)
+        generator = np.random.default_rng(seed)
+        below = _resampled(a, generator)
+        ratios = _resampled(b, generator) / below
+    return Interval(middle) if np.any(below == 0) else _expanded(middle, ratios, fewer)
 
 
 def half_width(interval: Interval) -> float | None:
     """Return (high - low) / 2 relative to the figure; None without an interval."""
-    if interval.low is None or interval.value == 0:
+    if not interval.sure or interval.value == 0:
         return None
     return (interval.high - interval.low) / 2 / abs(interval.value)
+
+
+def _resampled(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return the medians of as many values drawn with replacement, RESAMPLES times."""
+    picks = generator.integers(0, len(values), (RESAMPLES, len(values)))
+    return np.median(values[picks], axis=1)
+
+
+def _expanded(middle: float, resampled: np.ndarray, n: int) -> Interval:
+    """Return the expanded percentile interval of a figure that n values gave."""
+    tail = 100 * NormalDist().cdf(-sqrt(n / (n - 1)) * _student(n - 1))
+    low, high = np.percentile(resampled, [tail, 100 - tail])
+    return Interval(middle, float(low), float(high))
 
 
 def _student(freedom: int) -> float:

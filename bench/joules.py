@@ -11,14 +11,18 @@ from .device import Device
 from .execute import Batch
 from .figures import Energy, Interval, Window
 from .protocol import (
+    BLIND,
     HALF_WIDTH,
+    POWER_LIMITED,
     REPEATS,
+    SETTLE_BLOCK,
+    SETTLE_BLOCKS,
     SETTLE_SECONDS,
     SETTLED_CELSIUS,
     SETTLED_WATTS,
     Protocol,
 )
-from .window import FINE, POWER_CAP, Feed, Refused, measure
+from .window import POWER_CAP, Feed, Refused, measure
 
 
 def turn(names: list[str], number: int) -> list[str]:
@@ -48,6 +52,7 @@ class Joules:
         self.failed = {way: {} for way in self.batches}
         self.repeated = dict.fromkeys(self.batches, 0)
         try:
+            self.device.meter = self.device.meter.fresh()
             self._prepare()
             self._run()
         except Refused as refused:
@@ -57,7 +62,7 @@ class Joules:
 
     def _prepare(self) -> None:
         """Check what surrounds the windows, and warm up; raise Refused."""
-        least, left = self.protocol.windows * self.seconds_of_cycle(), self._left()
+        least, left = self.least_seconds(), self._left()
         if left < least:
             raise Refused("budget", f"its windows take {least:.0f} s, and {left:.0f} s are left")
         if self.protocol.thorough:
@@ -86,7 +91,7 @@ class Joules:
         start, watts, celsius = clock(), [], []
         time, joules = feed.edge()
         while clock() - start < min(SETTLE_SECONDS, self._left()):
-            feed.run(5.0 - meter.tick)
+            feed.run(SETTLE_BLOCK - meter.tick)
             now, more = feed.edge()
             watts.append((more - joules) / (now - time))
             celsius.append(self.device.state().celsius)
@@ -136,6 +141,14 @@ class Joules:
         except energy.Unavailable as reason:
             raise Refused("counter", str(reason)) from None
 
+    def least_seconds(self) -> float:
+        """Return about how long everything takes at the least, in windows and around them."""
+        windows = self.protocol.windows * self.seconds_of_cycle()
+        if not self.protocol.thorough:
+            return windows
+        idle = 2 * self.seconds_of_cycle() / len(self.batches)
+        return windows + idle + SETTLE_BLOCKS * SETTLE_BLOCK
+
     def seconds_of_cycle(self) -> float:
         """Return about how long a window of each way takes."""
         tick = self.device.meter.tick
@@ -178,7 +191,7 @@ class Joules:
             difference=self._against_baseline(windows, lambda base, own: own - base),
             ratio=self._against_baseline(windows, lambda base, own: base / own),
             converged=None if width is None else width <= HALF_WIDTH,
-            power_limited=any(fraction > 0.01 for fraction in capped) if capped else None,
+            power_limited=any(fraction > POWER_LIMITED for fraction in capped) if capped else None,
             **common,
         )
 
@@ -188,8 +201,8 @@ class Joules:
             return None, "idle power is measured by the full protocol only"
         idle = [w.watts for w in self.idle]
         net = interval.median([(w.watts - fmean(idle)) * w.seconds_per_call for w in windows])
-        # Beyond the spread of windows: idle power that changed, and edges that are a poll early.
-        edges = 2 * FINE / min(w.seconds for w in windows) * max(w.watts for w in windows)
+        # Beyond the spread of windows: idle power that changed, and edges whose time is unsure.
+        edges = BLIND / min(w.seconds for w in windows) * max(w.watts for w in windows)
         unsure = ((max(idle) - min(idle)) / 2 + edges) * windows[0].seconds_per_call
         if net.low - unsure <= 0:
             return None, "not identified: its power cannot be told from the idle device's"
@@ -212,9 +225,9 @@ def _per_call(windows: list[Window]) -> list[float]:
 
 
 def _still(watts: list[float], celsius: list[float | None]) -> bool:
-    """Whether two 5 s blocks differ by less than 1 % in power, and 10 s by less than 0.5 C."""
-    if len(watts) < 3 or abs(watts[-1] / watts[-2] - 1) >= SETTLED_WATTS:
+    """Whether the last two blocks hardly differ in power, nor the last three in temperature."""
+    if len(watts) < SETTLE_BLOCKS or abs(watts[-1] / watts[-2] - 1) >= SETTLED_WATTS:
         return False
-    if celsius[-1] is None or celsius[-3] is None:
+    if celsius[-1] is None or celsius[-SETTLE_BLOCKS] is None:
         return True
-    return abs(celsius[-1] - celsius[-3]) < SETTLED_CELSIUS
+    return abs(celsius[-1] - celsius[-SETTLE_BLOCKS]) < SETTLED_CELSIUS

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import green_kernels
+from green_kernels import energy
 
 
 def facts(device: str) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def facts(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
-        "driver": _driver() if gpu else None,
+        "driver": _driver(device) if gpu else None,
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -43,13 +44,10 @@ def _cpu() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _driver() -> str | None:
-    import pynvml
-
+def _driver(device: str) -> str | None:
     try:
-        pynvml.nvmlInit()
-        return pynvml.nvmlSystemGetDriverVersion()
-    except pynvml.NVMLError:
+        return energy.board(device).driver()
+    except energy.Unavailable:
         return None
 
 

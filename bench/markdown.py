@@ -10,8 +10,10 @@ from .words import (
     divided,
     dtype_text,
     extra_lines,
+    fidelity_text,
     group,
     joules_text,
+    known_text,
     labels,
     machine_line,
     no_joules,
@@ -104,12 +106,14 @@ def _model(title: str, records: Sequence[Record]) -> str:
         columns += [
             ("J/inference", lambda r: _cell(r.energy.joules, joules_text)),
             ("J ratio", lambda r: _cell(r.energy.ratio, ratio_text)),
-            ("J/token", lambda r: _text(r.joules_per("token"), joules_text)),
-            ("samples/kWh", lambda r: _text(samples_per_kwh(r), lambda n: quantity(n, "").strip())),
+            ("J/token", lambda r: known_text(r.joules_per("token"), joules_text)),
+            ("samples/kWh", lambda r: known_text(samples_per_kwh(r), lambda n: quantity(n, ""))),
         ]
     for metric in dict.fromkeys(name for r in records for name in r.quality):
-        columns.append((metric, lambda r, m=metric: _text(r.quality.get(m), lambda v: f"{v:.4g}")))
-    columns.append(("cosine", lambda r: f"{1 - r.error:.4f}"))
+        columns.append(
+            (metric, lambda r, m=metric: known_text(r.quality.get(m), lambda v: f"{v:.4g}"))
+        )
+    columns.append(("cosine", fidelity_text))
     case, shape = records[0].case, records[0].shape
     head = title.replace(f"{case} {shape}", f"{case}, {shape}", 1)
     body = [[r.way, *(cell(r) for _, cell in columns)] for r in records if r.times]
@@ -143,13 +147,9 @@ def _executed_cell(r: Record) -> str:
 def _cell(interval: Interval | None, text: Callable[[float], str]) -> str:
     if interval is None:
         return ""
-    if interval.low is None or interval.high is None:
+    if not interval.sure:
         return text(interval.value)
     return f"{text(interval.value)} ({text(interval.low)} to {text(interval.high)})"
-
-
-def _text(value: float | None, text: Callable[[float], str]) -> str:
-    return "" if value is None else text(value)
 
 
 def _table(rows: list[list[str]]) -> str:

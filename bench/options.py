@@ -28,11 +28,17 @@ def parse(entries: Mapping[tuple[str, str], Entry], argv: list[str]) -> argparse
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     run = commands.add_parser("run", help="run cases, print tables, append records")
-    _add_selection(run, entries)
+    _add_cases(run, entries)
+    _add_way(run)
+    run.add_argument(
+        "--dtype", action="append", default=[], choices=DTYPES,
+        help="only ways of this dtype and the baseline; may be repeated",
+    )  # fmt: skip
+    _add_device(run)
     _add_run(run)
 
     listing = commands.add_parser("list", help="the cases and their shapes")
-    _add_selection(listing, entries)
+    _add_cases(listing, entries)
 
     report = commands.add_parser("report", help="tables, plots and a page of records")
     report.add_argument("paths", nargs="*", metavar="FILE", help="records, or a folder of them")
@@ -70,7 +76,9 @@ def parse(entries: Mapping[tuple[str, str], Entry], argv: list[str]) -> argparse
     sensor.add_argument("--json", metavar="FILE", type=Path, help="write it there too")
 
     sweep = commands.add_parser("sweep-clocks", help="the clock of least joules per operation")
-    _add_selection(sweep, entries)
+    _add_cases(sweep, entries)
+    _add_way(sweep)
+    _add_device(sweep)
     _add_sweep(sweep)
 
     options = parser.parse_args(argv)
@@ -78,27 +86,27 @@ def parse(entries: Mapping[tuple[str, str], Entry], argv: list[str]) -> argparse
         options.chosen = _choose(parser, entries, options)
     if options.command == "run":
         _check_run(parser, options)
+    if "pue" in options:
+        _check_carbon(parser, options)
     if hasattr(options, "device") and options.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: torch finds no CUDA device here; use cpu")
     options.error = parser.error
     return options
 
 
-def _add_selection(parser, entries) -> None:
+def _add_cases(parser, entries) -> None:
     names = ", ".join(dict.fromkeys(name for name, _ in entries))
     parser.add_argument("cases", nargs="*", metavar="case", help=f"of {names}")
     parser.add_argument(
         "--shape", metavar="NAME", help="only shapes of this name; * stands for any"
     )
+
+
+def _add_way(parser) -> None:
     parser.add_argument(
         "--way", action="append", default=[], metavar="NAME", choices=WAYS,
         help=f"only this way and the baseline; may be repeated; of {', '.join(WAYS)}",
     )  # fmt: skip
-    parser.add_argument(
-        "--dtype", action="append", default=[], choices=DTYPES,
-        help="only ways of this dtype and the baseline; may be repeated",
-    )  # fmt: skip
-    _add_device(parser)
 
 
 def _add_device(parser) -> None:
@@ -153,7 +161,7 @@ def _add_carbon(parser) -> None:
     )
     grid.add_argument("--country", metavar="ISO", help="whose grid it is; needs the [carbon] extra")
     parser.add_argument(
-        "--pue", type=_positive, default=1.0, help="power usage effectiveness (default: 1, IT only)"
+        "--pue", type=_positive, help="power usage effectiveness (default: 1, IT only)"
     )
 
 
@@ -195,6 +203,14 @@ def _check_run(parser, options) -> None:
             open(options.json, "a").close()
         except OSError as error:
             parser.error(f"argument --json: cannot write {options.json}: {error.strerror}")
+
+
+def _check_carbon(parser, options) -> None:
+    grid = options.country is not None or options.intensity is not None
+    if options.pue is not None and not grid:
+        parser.error("argument --pue: goes with --intensity or --country")
+    if grid and options.command == "report" and options.markdown:
+        parser.error("argument --markdown: has no gCO2e; leave --intensity and --country out")
 
 
 def read_records(options: argparse.Namespace, path: str) -> list:

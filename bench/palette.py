@@ -1,7 +1,7 @@
 """One colour and one marker for each way, the same on every page, that the colour-blind can tell.
 
 The colours are of Okabe and Ito (Color Universal Design, 2008) and of Tol (SRON/EPS/TN/09-002),
-each with a lighter one for a dark page. Twelve are more than colour alone can carry: bars name
+each with a lighter one for a dark page. There are more ways than colour alone can carry: bars name
 their way, points have a marker.
 """
 
@@ -30,12 +30,12 @@ STYLES = (
     ("#d55e00", "#f08a45", "d"),
     ("#882255", "#d06a9c", "p"),
     ("#009e73", "#2cc295", "o"),  # ours: green
+    ("#aa4499", "#d67bc8", "*"),
     ("#117733", "#67c587", "D"),
     ("#44aa99", "#6fd0c0", "h"),
     ("#999933", "#c4c45c", "<"),
     ("#332288", "#9f93ea", ">"),
-    ("#aa4499", "#d67bc8", "*"),  # and of ways that come after
-    ("#b3672b", "#d8965f", "H"),
+    ("#b3672b", "#d8965f", "H"),  # and of ways that come after
     ("#661100", "#d98371", "8"),
 )
 

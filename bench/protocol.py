@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from green_kernels import energy
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -23,16 +25,21 @@ class Protocol:
 
 
 # A tick at either end may be missed by the time that the counter is read: 20 ticks bound that error
-# even unaligned to 5 %, 50 aligned ones to a poll's jitter, some 1 ms in 5 s.
+# even unaligned to 5 %; of aligned ones, BLIND is what is left of it.
 QUICK = Protocol("quick", 0.3, 5, 1, 1, 0.1, 20, 0.2, False)
 FULL = Protocol("full", 1.0, 11, 10, 30, 5.0, 50, 1.0, True)
 
+FINE = 0.0005  # seconds between polls where a tick is expected
+BLIND = 0.002  # the most that a tick's time may be unsure by: 0.04 % of a window of 5 s
 BUSY = 0.99  # least fraction of a window in which the GPU works
 DRIFT_CELSIUS = 3.0  # most change of temperature within a window
-MISMATCH = 0.05  # most that counter and power reading may differ by: NVML's stated accuracy
+MISMATCH = energy.TOLERANCE  # most that counter and power reading may differ by
 HALF_WIDTH = 0.01  # of the interval, relative: converged
 REPEATS = 2  # of a window that a gate refused, before the way is given up
+POWER_LIMITED = 0.01  # fraction of a window at the power cap from which a figure is labelled
 THROTTLED = 0.001  # most fraction of a window in which heat or the power brake held the clocks
 SETTLE_SECONDS = 120.0  # at the most, to stand still in
-SETTLED_WATTS = 0.01  # relative change from one 5 s block to the next
-SETTLED_CELSIUS = 0.5  # change in 10 s
+SETTLE_BLOCK = 5.0  # s whose mean power is compared with that of the next
+SETTLE_BLOCKS = 3  # at the least
+SETTLED_WATTS = 0.01  # relative change from one block to the next
+SETTLED_CELSIUS = 0.5  # change over two blocks

@@ -1,7 +1,6 @@
 """Several processes under torchrun: each runs a device of its own, and rank 0 reports them all."""
 
 import os
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from green_kernels.energy.ranks import BOOT
+from green_kernels import energy
 
 from .figures import Energy
 from .record import Record
@@ -25,7 +24,7 @@ class RankFailed(RuntimeError):
     """Another rank raised; the message says which, and what."""
 
 
-class Report(NamedTuple):
+class Step(NamedTuple):
     """What one rank has of one step. records: None once it has no more. error: what it raised."""
 
     machine: str
@@ -67,32 +66,32 @@ def gathered(run: Iterable[list[Record]]) -> Iterator[list[Record] | None]:
     Ranks wait for each other after each step. Where one raises, it raises the same here, and the
     others raise RankFailed.
     """
-    steps = iter(run)
+    mine = iter(run)
     while True:
         records, raised = None, None
         try:
-            records = next(steps, None)
+            records = next(mine, None)
         except Exception as error:
             raised = error
         words = None if raised is None else f"{type(raised).__name__}: {raised}"
-        reports = _exchange(Report(_machine(), records, words))
+        steps = _exchange(Step(energy.machine_id(), records, words))
         if raised is not None:
             raise raised
-        for number, report in enumerate(reports):
-            if report.error is not None:
-                raise RankFailed(f"rank {number} failed: {report.error}")
-        if all(report.records is None for report in reports):
+        for number, step in enumerate(steps):
+            if step.error is not None:
+                raise RankFailed(f"rank {number} failed: {step.error}")
+        if all(step.records is None for step in steps):
             return
-        yield combine(reports) if rank() == 0 else None
+        yield merged(steps) if rank() == 0 else None
 
 
-def combine(reports: Sequence[Report]) -> list[Record]:
+def merged(steps: Sequence[Step]) -> list[Record]:
     """Return the records of one step of ranks 0, 1, ... as those of one run, with one date.
 
     A device that several ranks ran at once drew its power for all of them: none of its joules are
     a rank's own, so they are taken out, with the reason, rather than counted twice.
     """
-    present = [(r.machine, r.records) for r in reports if r.records]
+    present = [(step.machine, step.records) for step in steps if step.records]
     shared = Counter(_identity(*one) for one in present)
     return [
         replace(_alone(record, shared[_identity(machine, records)]), date=present[0][1][0].date)
@@ -128,18 +127,13 @@ def sums(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def _exchange(mine: Report) -> list[Report]:
-    """Return the reports of all ranks, on every rank."""
+def _exchange(mine: Step) -> list[Step]:
+    """Return the steps of all ranks, on every rank."""
     if not dist.is_initialized():
         return [mine]
-    reports: list[Report] = [mine] * dist.get_world_size()
-    dist.all_gather_object(reports, mine)
-    return reports
-
-
-def _machine() -> str:
-    """Return what is one for all containers of a kernel, and differs between kernels."""
-    return BOOT.read_text().strip() if BOOT.exists() else socket.gethostname()
+    steps: list[Step] = [mine] * dist.get_world_size()
+    dist.all_gather_object(steps, mine)
+    return steps
 
 
 def _identity(machine: str, records: Sequence[Record]) -> str:
@@ -151,8 +145,8 @@ def _alone(record: Record, ranks: int) -> Record:
     if ranks == 1 or record.joules is None:
         return record
     reason = f"alone: {ranks} ranks ran on this device at once, and its joules are of all of them"
-    energy = Energy(reason=reason, source=record.energy.source, failed={"alone": reason})
-    return replace(record, energy=energy)
+    unknown = Energy(reason=reason, source=record.energy.source, failed={"alone": reason})
+    return replace(record, energy=unknown)
 
 
 def _span(values: Sequence[float], text: Callable[[float], str]) -> str:

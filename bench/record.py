@@ -2,18 +2,19 @@
 
 import json
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .figures import Energy
-from .schema import CorruptRecord, load
+from .protocol import FULL, QUICK
+from .schema import CorruptRecord, lines, load, parse
 
 FORMAT = 2  # to be raised when a field changes its meaning
 KINDS = ("op", "model")
 STATUSES = ("timed", "refused", "unavailable")
-PROTOCOLS = ("quick", "full")
+PROTOCOLS = {protocol.name: protocol for protocol in (QUICK, FULL)}
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,7 @@ class Record:
     @classmethod
     def from_json(cls, line: str, where: str = "line") -> "Record":
         """Read a line; raise CorruptRecord naming the key that is wrong."""
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:  # too many digits, too many brackets
-            raise CorruptRecord(f"{where}: not JSON: {error}") from None
+        values = parse(line, where)
         if not isinstance(values, dict):
             raise CorruptRecord(f"{where}: must be an object, got {type(values).__name__}")
         if values.get("format") != FORMAT:
@@ -109,7 +107,7 @@ class Record:
         """Refuse values that have the right type and make no sense."""
         for key, allowed in (("kind", KINDS), ("status", STATUSES), ("protocol", PROTOCOLS)):
             if getattr(self, key) not in allowed:
-                got = f"must be one of {allowed}, got {getattr(self, key)!r}"
+                got = f"must be one of {tuple(allowed)}, got {getattr(self, key)!r}"
                 raise CorruptRecord(f"{where}: {key} {got}")
         if (self.status == "timed") != bool(self.times):
             raise CorruptRecord(f"{where}: times must be there if status is timed, and only then")
@@ -144,14 +142,4 @@ def write(records: Iterable[Record], path: str | Path) -> None:
 
 def read(path: str | Path) -> list[Record]:
     """Read a file of records; raise CorruptRecord at the first line that is none."""
-    return list(_read(Path(path)))
-
-
-def _read(path: Path) -> Iterator[Record]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise CorruptRecord(f"{path}: not text: {error}") from None
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            yield Record.from_json(line, f"{path}:{number}")
+    return [Record.from_json(line, f"{path}:{number}") for number, line in lines(path)]

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +19,7 @@ from .words import (
     extra_lines,
     fidelity_text,
     joules_text,
+    known_text,
     labels,
     machine_line,
     no_joules,
@@ -68,8 +70,11 @@ def report_text(records: Sequence[Record], *, grams: Grid | None = None) -> str:
     return file.getvalue()
 
 
-def wide_console(**options) -> Console:
-    """Return a console that folds nothing and colours nothing when output goes to a file."""
+def wide_console(**options: Any) -> Console:
+    """Return a console that folds nothing and colours nothing when output goes to a file.
+
+    options: of rich's Console.
+    """
     console = Console(**options)
     if not console.is_terminal:
         console = Console(width=PIPE, highlight=False, **options)
@@ -100,11 +105,8 @@ def _print_table(
     title: str, records: Sequence[Record], console: Console, grams: Grid | None
 ) -> None:
     notes = Notes()
-    columns = columns_of(records, notes, grams)
-    cells = {id(r): [column.cell(r) for column in columns] for r in records}
-    used = [any(cells[id(r)][i] for r in records) for i in range(len(columns))]
-    shown = [i for i, column in enumerate(columns) if used[i]]
-    left = []
+    columns, cells = filled(records, notes, grams)
+    shown, left = list(range(len(columns))), []
     while True:
         table = _table(title, records, columns, cells, shown)
         free = console.options.update(width=PIPE)
@@ -139,8 +141,21 @@ def _table(title, records, columns, cells, shown) -> Table:
     return table
 
 
-def columns_of(records: Sequence[Record], notes: Notes, grams: Grid | None) -> list[Column]:
-    """Return the columns of a table of ops or of models, in their order."""
+def filled(
+    records: Sequence[Record], notes: Notes, grams: Grid | None
+) -> tuple[list[Column], dict[int, list[str]]]:
+    """Return the columns of a table that have something in them, and their cells by id(record).
+
+    records: all of ops, or all of models. notes: takes the reasons of what is missing.
+    """
+    columns = _columns(records, notes, grams)
+    cells = {id(r): [column.cell(r) for column in columns] for r in records}
+    used = [i for i in range(len(columns)) if any(of[i] for of in cells.values())]
+    shown = {key: [of[i] for i in used] for key, of in cells.items()}
+    return [columns[i] for i in used], shown
+
+
+def _columns(records: Sequence[Record], notes: Notes, grams: Grid | None) -> list[Column]:
     model = records[0].kind == "model"
     watts = next((r.assumed_watts for r in records if r.estimated_joules is not None), None)
     measured = any(r.joules is not None for r in records)
@@ -182,8 +197,8 @@ def _op_columns() -> list[Column]:
 
 def _model_columns() -> list[Column]:
     return [
-        Column("J/token", lambda r: _text(r.joules_per("token"), joules_text)),
-        Column("samples/kWh", lambda r: _text(samples_per_kwh(r), lambda n: quantity(n, ""))),
+        Column("J/token", lambda r: known_text(r.joules_per("token"), joules_text)),
+        Column("samples/kWh", lambda r: known_text(samples_per_kwh(r), lambda n: quantity(n, ""))),
     ]
 
 
@@ -235,20 +250,16 @@ def _grams(r: Record, grams: Grid) -> str:
         return ""
     if r.kind == "model":
         return three_digits(1e3 * grams(r.joules))
-    return _text(r.joules_per_flop, lambda joules: three_digits(grams(joules * 1e18)))
+    return known_text(r.joules_per_flop, lambda joules: three_digits(grams(joules * 1e18)))
 
 
 def _quality(r: Record, name: str) -> str:
-    return _text(r.quality.get(name), lambda value: f"{value:.4g}")
+    return known_text(r.quality.get(name), lambda value: f"{value:.4g}")
 
 
 def _estimate(r: Record) -> str:
-    return _text(r.estimated_joules, joules_text)
+    return known_text(r.estimated_joules, joules_text)
 
 
 def _pico(joules: float | None) -> str:
-    return _text(joules, pico_text)
-
-
-def _text(value: float | None, text: Callable[[float], str]) -> str:
-    return "" if value is None else text(value)
+    return known_text(joules, pico_text)

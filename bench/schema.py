@@ -1,7 +1,10 @@
 """Dataclasses from JSON: every key there and of its type, every number one to compute with."""
 
+import json
 import math
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -16,6 +19,28 @@ POSITIVE = {"times", "seconds", "seconds_per_call", "ticks", "assumed_watts"}
 
 class CorruptRecord(ValueError):
     """A line that is not a record of this format; the message names the file, line and key."""
+
+
+def lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Return the lines of a file that are not blank, with their numbers from 1.
+
+    Raises CorruptRecord where it is no text, OSError where it cannot be read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptRecord(f"{path}: not text: {error}") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield number, line
+
+
+def parse(line: str, where: str) -> Any:
+    """Return what a line of JSON stands for; raise CorruptRecord where it is none."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:  # too many digits, too many brackets
+        raise CorruptRecord(f"{where}: not JSON: {error}") from None
 
 
 def load(kind: type[T], values: Any, where: str, path: str = "", owner: str | None = None) -> T:

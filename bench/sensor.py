@@ -17,8 +17,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from green_kernels import energy
-from green_kernels.energy.coverage import coverage_test
-from green_kernels.energy.sensor import LEAST_CHANGES, TOLERANCE, save_profile, sensor_profile
 
 from . import device
 from .device import Gpu
@@ -120,7 +118,7 @@ def gpu_sensor(
         wave = _coverage(tested, load, profile.tick_seconds)
         profile = replace(profile, coverage=wave.verdict)
         if profile.agrees:
-            save_profile(profile)
+            energy.save_profile(profile)
     return GpuSensor(tested.board.facts(), profile, wave)
 
 
@@ -134,7 +132,7 @@ def _profile(tested: Gpu, load: Call, refresh: bool, say: Say) -> energy.SensorP
         yield
 
     try:
-        return sensor_profile(
+        return energy.sensor_profile(
             tested.board, steady, clock=tested.clock, sleep=feed.wait, refresh=refresh
         )
     finally:
@@ -156,7 +154,7 @@ def _coverage(tested: Gpu, load: Call, tick: float) -> energy.Coverage:
         while (left := until - tested.clock()) > 0:
             feed.wait(left if feed.batch is None else min(BURST * tick, left))
 
-    return coverage_test(tested.board, switch, tick=tick, clock=tested.clock, sleep=wait)
+    return energy.coverage_test(tested.board, switch, tick=tick, clock=tested.clock, sleep=wait)
 
 
 def gpu_rows(found: GpuSensor) -> list[Row]:
@@ -177,7 +175,7 @@ def gpu_rows(found: GpuSensor) -> list[Row]:
         Row("instant power", p.instant_watts, "W", "NVML's, of the last instants, meanwhile"),
         Row("average power", p.average_watts, "W", "NVML's, of one second, meanwhile"),
         Row("power tick", _times(p.instant_tick_seconds, 1e3), "ms", "of the instant power"),
-        Row("disagreement", _percent(p.disagreement), "%", f"up to {TOLERANCE:.0%} is accepted"),
+        Row("disagreement", _percent(p.disagreement), "%", f"at most {energy.TOLERANCE:.0%}"),
         Row("coverage", p.coverage, "", (wave and wave.reason) or COVERAGE[p.coverage]),
     ]
     if wave is not None:
@@ -202,7 +200,7 @@ def gpu_verdict(found: GpuSensor) -> str:
         return f"joules: not to be trusted, {p.reason}"
     return (
         f"joules: counter and power agree to {p.disagreement:.2%}; an error that both share, of up "
-        f"to {TOLERANCE:.0%} by NVIDIA's account, cannot be seen from inside"
+        f"to {energy.TOLERANCE:.0%} by NVIDIA's account, cannot be seen from inside"
     )
 
 
@@ -236,7 +234,7 @@ def _interface(
     pairs = zip(readings, readings[1:], strict=False)
     changes = [after for before, after in pairs if after[1] != before[1]]
     watts = (readings[-1][1] - readings[0][1]) / seconds
-    if len(changes) < LEAST_CHANGES:
+    if len(changes) < energy.LEAST_CHANGES:
         why = f"no tick can be told: the counter changed {len(changes)} times in {seconds:.3g} s"
         return Interface(name, meter.name, watts, None, why)
     tick = (changes[-1][0] - changes[0][0]) / (len(changes) - 1)

@@ -4,10 +4,9 @@ import math
 import statistics
 from dataclasses import dataclass
 
+from . import interval
+from .protocol import BLIND
 from .record import Record
-
-POLL = 0.001  # seconds between the counter's tick and the poll that saw it, at the most
-SYSTEMATIC = 0.05  # of the sensor: NVML's documentation; a gain, the same in every window
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Budget:
     seconds: float  # median length of a window
     tick: float  # seconds
     unaligned: float  # sd in one window, if its ends fell anywhere between ticks
-    aligned: float  # sd in one window whose ends were ticks seen by polling
+    aligned: float  # sd in one window whose ends were ticks seen by polls, at the most
     spread: float | None  # sd between windows
     drift: float | None  # from the first window to the last, by the least-squares line
     half_width: float | None  # of the 95 % interval of the median
@@ -29,7 +28,7 @@ def budget(r: Record) -> Budget | None:
 
     A counter that moves each tau seconds, read at two moments that have nothing to do with its
     ticks, misses two independent times uniform in [0, tau): relative sd tau / (sqrt(6) T).
-    Ends that are ticks seen by polls tau' apart have the same sd with tau' for tau.
+    Of a tick that a poll saw, the time is known to within BLIND: the same sd, with that for tau.
     """
     windows = r.energy.windows
     if not r.joules or not windows:
@@ -37,23 +36,21 @@ def budget(r: Record) -> Budget | None:
     seconds = statistics.median(w.seconds for w in windows)
     tick = statistics.median(w.seconds / w.ticks for w in windows)
     values = [w.joules_per_call for w in windows]
-    joules = r.energy.joules
-    known = joules.low is not None and joules.high is not None and joules.value
     return Budget(
         windows=len(windows),
         seconds=seconds,
         tick=tick,
         unaligned=tick / (math.sqrt(6) * seconds),
-        aligned=POLL / (math.sqrt(6) * seconds),
+        aligned=BLIND / (math.sqrt(6) * seconds),
         spread=statistics.stdev(values) / statistics.mean(values) if len(values) > 1 else None,
         drift=_drift(values),
-        half_width=(joules.high - joules.low) / 2 / joules.value if known else None,
+        half_width=interval.half_width(r.energy.joules),
     )
 
 
 def _drift(values: list[float]) -> float | None:
     """The change along the least-squares line through the values, relative to their mean."""
-    if len(values) < 3:
+    if len(values) < interval.LEAST:
         return None
     slope, _ = statistics.linear_regression(range(len(values)), values)
     return slope * (len(values) - 1) / statistics.mean(values)

@@ -1,6 +1,7 @@
 """A window of energy: the device kept busy from before its first tick until after its last."""
 
 from collections import deque
+from itertools import pairwise
 from statistics import fmean
 
 from green_kernels import energy
@@ -8,12 +9,11 @@ from green_kernels import energy
 from .device import Device, State
 from .execute import Batch, Running
 from .figures import Window
-from .protocol import BUSY, DRIFT_CELSIUS, MISMATCH, THROTTLED, Protocol
+from .protocol import BLIND, BUSY, DRIFT_CELSIUS, FINE, MISMATCH, THROTTLED, Protocol
 
-FINE = 0.0005  # seconds between polls where a tick is expected: the error of its time
-BLIND = 0.002  # the most that a tick's time may be unsure by: 0.04 % of a window of 5 s
 COARSE = 0.02  # elsewhere; the device has work for longer than this
 STALLED = 1.0  # seconds, and 20 ticks, after which a counter that has not moved never will
+HEAT_OR_BRAKE = {"thermal (software)", "thermal (hardware)", "power brake"}
 POWER_CAP = "power cap"  # the one way of being held back that is legal: it is labelled
 
 
@@ -96,25 +96,32 @@ def _measure(feed: Feed, protocol: Protocol, cycle: int) -> Window:
     begin, first = feed.edge()
     feed.spans.clear()  # of batches that ended before
     states = [device.state()]
-    last, until = first, begin + protocol.window_length(tick) + FINE
+    # As short before a tick as can be, which is then met in a few polls.
+    until = begin + protocol.window_length(tick) + max(FINE, tick - 10 * FINE)
     while device.clock() < until:
         feed.run(min(max(tick, COARSE), until - device.clock()))
         states.append(device.state())
-        joules = device.meter.read()
-        if joules < last:
-            raise Refused("counter", f"the counter went back by {last - joules:.3g} J")
-        last = joules
     end, joules = feed.edge()
     spans = list(feed.spans)
+    seen = [first, *(state.joules for state in states), joules]
     states.append(device.state())
-    if joules < last:
-        raise Refused("counter", f"the counter went back by {last - joules:.3g} J")
+    for before, after in pairwise(seen):
+        if after < before:
+            raise Refused("counter", f"the counter went back by {before - after:.3g} J")
     window = _window(feed, begin, end, joules - first, spans, states, cycle)
     _gate(window, states, idle=feed.batch is None, protocol=protocol)
     return window
 
 
-def _window(feed, begin, end, joules, spans, states, cycle) -> Window:
+def _window(
+    feed: Feed,
+    begin: float,
+    end: float,
+    joules: float,
+    spans: list[tuple[float, float]],
+    states: list[State],
+    cycle: int,
+) -> Window:
     """Put what was seen between the edges into one record."""
     seconds = end - begin
     if feed.batch is None:
@@ -160,6 +167,9 @@ def _gate(window: Window, states: list[State], idle: bool, protocol: Protocol) -
             raise Refused("throttle", f"the counter of {reason} went back")
         if reason != POWER_CAP and fraction > THROTTLED:
             raise Refused("throttle", f"{reason} held the clocks for {fraction:.1%} of the window")
+    held = frozenset().union(*(s.held for s in states)) & HEAT_OR_BRAKE
+    for reason in sorted(held - window.throttled.keys()):  # whose time nothing counts
+        raise Refused("throttle", f"{reason} held the clocks at times")
     watts = [s.watts for s in states if s.watts is not None]
     if watts and abs(window.watts / (seen := fmean(watts)) - 1) > MISMATCH:
         both = f"{window.watts:.4g} W by the energy counter, {seen:.4g} W by the power sensor"

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
 
+from green_kernels.carbon import JOULES_PER_KWH
+
 from .figures import Interval
 from .record import Record
 
@@ -21,18 +23,17 @@ PREFIXES = (
     (1e-9, "n"),
     (1e-12, "p"),
 )
-KWH = 3.6e6  # joules
 NOT_KNOWN = "no reason given"
 
 
 def quantity(value: float, unit: str) -> str:
     """Three digits with a prefix and a unit: 1.23 s, 45.6 ms, 789 uJ."""
     if value == 0:
-        return f"0 {unit}"
+        return f"0 {unit}".rstrip()
     rounded = float(f"{value:.2e}")  # 999.6 us is 1.00 ms
     found = (pair for pair in PREFIXES if abs(rounded) >= pair[0])
     factor, prefix = next(found, PREFIXES[-1])
-    return f"{three_digits(rounded / factor)} {prefix}{unit}"
+    return f"{three_digits(rounded / factor)} {prefix}{unit}".rstrip()
 
 
 def three_digits(value: float) -> str:
@@ -68,9 +69,14 @@ def ratio_text(ratio: float) -> str:
     return f"{ratio:.2f}"
 
 
+def known_text(value: float | None, text: Callable[[float], str]) -> str:
+    """Return a figure in words, nothing where it is not known."""
+    return "" if value is None else text(value)
+
+
 def span_text(interval: Interval, text: Callable[[float], str], windows: int) -> str:
     """Return the interval's two ends, or how many windows are too few for one."""
-    if interval.low is None or interval.high is None:
+    if not interval.sure:
         return f"none from {windows} window{'s' * (windows != 1)}"
     return f"{text(interval.low)} - {text(interval.high)}"
 
@@ -93,7 +99,7 @@ def fidelity_text(r: Record) -> str:
 def samples_per_kwh(r: Record) -> float | None:
     """Inputs that a model answers for one kWh of this device; None without joules or samples."""
     joules = r.joules_per("sample")
-    return None if not joules else KWH / joules
+    return None if not joules else JOULES_PER_KWH / joules
 
 
 def dtype_text(r: Record) -> str:

@@ -230,8 +230,7 @@ def emissions(
     if _number("pue", pue) < 1:
         raise ValueError(f"pue must be at least 1, facility / IT energy, got {pue}")
     share = () if embodied is None else (f"embodied {embodied}",)
-    scope = "IT only" if pue == 1 else "given by the user"
-    factors = f"PUE {float(pue):.4} ({scope}) x {intensity}"
+    factors = f"{pue_text(pue)} x {intensity}"
     if joules is None:
         energy, operational = "unknown kWh", None
         reason = f"joules are not known: {reason or 'no reason given'}"
@@ -245,6 +244,12 @@ def emissions(
         provenance=(f"{energy} x {factors}", *share),
         reason=reason,
     )
+
+
+def pue_text(pue: float) -> str:
+    """PUE in words, with what it counts or where it is from: PUE 1.0 (IT only)."""
+    scope = "IT only" if pue == 1 else "given by the user"
+    return f"PUE {float(pue):.4} ({scope})"
 
 
 def per(emissions: Emissions, units: float, unit: str = "unit") -> Emissions:

@@ -9,7 +9,7 @@ import pytest
 from bench_records import GPU, make, measured, on_gpu, windows
 
 from green_kernels.bench import ranks
-from green_kernels.bench.ranks import Report
+from green_kernels.bench.ranks import Step
 from green_kernels.bench.record import read
 
 SECOND = {"machine": GPU | {"gpu_uuid": "GPU-11111111-0000-0000-0000-000000000000"}}
@@ -17,7 +17,7 @@ SECOND = {"machine": GPU | {"gpu_uuid": "GPU-11111111-0000-0000-0000-00000000000
 
 def two(first, second, machines=("boot a", "boot a")):
     """The records of two ranks, of one record each, as rank 0 has them."""
-    return ranks.combine([Report(machines[0], [first]), Report(machines[1], [second])])
+    return ranks.merged([Step(machines[0], [first]), Step(machines[1], [second])])
 
 
 def test_two_boards_are_summed():
@@ -54,7 +54,7 @@ def test_what_one_rank_does_not_know_is_not_left_out_of_the_sum():
 def test_a_rank_without_records_changes_nothing():
     record = on_gpu([2.0] * 10)
     for nothing in ([], None):
-        assert ranks.combine([Report("a", nothing), Report("a", [record])]) == [record]
+        assert ranks.merged([Step("a", nothing), Step("a", [record])]) == [record]
     assert ranks.sums([record]) == []
 
 

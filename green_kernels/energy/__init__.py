@@ -15,13 +15,20 @@ from green_kernels.energy.nvml import Board, NvmlMeter
 from green_kernels.energy.perf import PerfRaplMeter, cpu_meter
 from green_kernels.energy.power import Change, NotPermitted
 from green_kernels.energy.profile import Profile, profile
-from green_kernels.energy.ranks import Gathered, gather
+from green_kernels.energy.ranks import Gathered, gather, machine_id
 from green_kernels.energy.rapl import RaplMeter
-from green_kernels.energy.sensor import SensorProfile
+from green_kernels.energy.sensor import (
+    LEAST_CHANGES,
+    TOLERANCE,
+    SensorProfile,
+    save_profile,
+)
 from green_kernels.energy.visible import visible_boards
 
 __all__ = [
+    "LEAST_CHANGES",
     "MIN_TICKS",
+    "TOLERANCE",
     "Board",
     "Change",
     "Coverage",
@@ -42,9 +49,11 @@ __all__ = [
     "cpu_meter",
     "find_meters",
     "gather",
+    "machine_id",
     "measure",
     "power_limit",
     "profile",
+    "save_profile",
     "sensor_profile",
     "visible_boards",
 ]

@@ -138,7 +138,7 @@ class _Watch:
                 self.reasons[device] = str(meter)
                 continue
             try:
-                self.meters[device] = _own(meter)
+                self.meters[device] = meter.fresh()
                 self.start[device] = self.meters[device].read()
             except Unavailable as reason:
                 self.reasons[device] = str(reason)
@@ -188,12 +188,6 @@ class _Watch:
             except Unavailable as reason:
                 self.reasons[device] = str(reason)
         return joules
-
-
-def _own(meter: Meter) -> Meter:
-    """Return a meter for one window alone, if it is of a kind that remembers its last reading."""
-    fresh = getattr(meter, "fresh", None)
-    return meter if fresh is None else fresh()
 
 
 _found: dict[tuple, Meter | Unavailable] = {}  # by process and by what decides which board it is

@@ -15,5 +15,11 @@ class Meter(Protocol):
     tick: float  # seconds between two updates of the counter
     read_within: float | None  # seconds within which to read again, or a wrap is missed
 
+    def fresh(self) -> "Meter":
+        """Return a meter of the same counter for one window, that owes nothing to older readings.
+
+        It may be itself, unless it remembers a reading so as to count wraps since.
+        """
+
     def read(self) -> float:
         """Return joules since an arbitrary zero; raise Unavailable where that fails."""

@@ -133,13 +133,13 @@ class Board:
             raise Unavailable(f"{self}: NVML cannot read the energy counter: {errors[ENERGY]}")
         return values[ENERGY]
 
-    def temperature(self) -> int:
-        """Return the temperature of the GPU in C."""
-        return self.ask("nvmlDeviceGetTemperature", self.nvml.NVML_TEMPERATURE_GPU)
+    def temperature(self) -> int | None:
+        """Return the temperature of the GPU in C; None if the board does not tell."""
+        return self.ask_if_supported("nvmlDeviceGetTemperature", self.nvml.NVML_TEMPERATURE_GPU)
 
-    def sm_mhz(self) -> int:
-        """Return the present SM clock in MHz."""
-        return self.ask("nvmlDeviceGetClockInfo", self.nvml.NVML_CLOCK_SM)
+    def sm_mhz(self) -> int | None:
+        """Return the present SM clock in MHz; None if the board does not tell."""
+        return self.ask_if_supported("nvmlDeviceGetClockInfo", self.nvml.NVML_CLOCK_SM)
 
     def supported_sm_clocks(self) -> list[int]:
         """Return the SM clocks that can be locked at the highest memory clock, in MHz, falling."""
@@ -151,18 +151,13 @@ class Board:
         return sorted(set(clocks), reverse=True)
 
     def event_reasons(self) -> set[str]:
-        """Return why the clocks are what they are at present: names of EVENT_REASONS."""
-        mask = self.ask("nvmlDeviceGetCurrentClocksEventReasons")
+        """Return why the clocks are not higher at present, by names of EVENT_REASONS."""
+        mask = self.ask_if_supported("nvmlDeviceGetCurrentClocksEventReasons") or 0
         return {name for name, bit in EVENT_REASONS.items() if mask & getattr(self.nvml, bit)}
 
     def processes(self) -> list[int]:
         """Return the ids of processes that compute here, as the host numbers them."""
         return sorted(p.pid for p in self.ask("nvmlDeviceGetComputeRunningProcesses"))
-
-    def bus_id(self) -> str | None:
-        """Return the PCI address, such as 00000000:3B:00.0."""
-        info = self.ask_if_supported("nvmlDeviceGetPciInfo")
-        return None if info is None else _text(info.busId)
 
     def power_limits(self) -> PowerLimits:
         """Return the power limits in watts."""
@@ -256,6 +251,10 @@ class NvmlMeter:
         board.refuse_mig()
         board.joules()
 
+    def fresh(self) -> "NvmlMeter":
+        """Return itself: no reading depends on another."""
+        return self
+
     def read(self) -> float:
         """Return joules since the driver was loaded."""
         return self.board.joules()
@@ -301,7 +300,3 @@ def boards(nvml: Any) -> list[Board]:
 
 def _watts(milliwatts: int | None) -> float | None:
     return None if milliwatts is None else milliwatts / 1e3
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

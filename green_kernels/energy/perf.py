@@ -95,6 +95,10 @@ class PerfRaplMeter:
             raise Unavailable(f"cannot open the perf event energy-pkg: {error.strerror}") from None
         self.read()
 
+    def fresh(self) -> "PerfRaplMeter":
+        """Return itself: no reading depends on another."""
+        return self
+
     def read(self) -> float:
         """Return joules since the events were opened."""
         return sum(map(_count, self.events)) * self.scale

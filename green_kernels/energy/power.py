@@ -178,6 +178,8 @@ def _changed(
     mine = _Applied(change, key, change.old, write, os.getpid())
     with _lock:
         _hook_signals()
+        atexit.unregister(_put_all_back)  # so that it is there once
+        atexit.register(_put_all_back, "exit")
         _applied.append(mine)  # first, as a signal may come right after the change
     try:
         try:
@@ -274,9 +276,6 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     else:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-
-
-atexit.register(_put_all_back, "exit")
 
 
 def _set(board: Board, change: Change, function: str, *args: int) -> None:

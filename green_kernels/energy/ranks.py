@@ -73,6 +73,11 @@ class Gathered:
         return f"unavailable({'; '.join(reasons)})"
 
 
+def machine_id() -> str:
+    """Return what is the same in all processes under one kernel, and in no other's: its boot."""
+    return BOOT.read_text().strip() if BOOT.exists() else socket.gethostname()
+
+
 def gather(measurement: Measurement, group: "ProcessGroup | None" = None) -> Gathered | None:
     """total = sum of joules over the devices of all ranks; on rank 0 of the group, elsewhere None.
 
@@ -87,8 +92,7 @@ def gather(measurement: Measurement, group: "ProcessGroup | None" = None) -> Gat
     """
     import torch.distributed as dist
 
-    host = socket.gethostname()
-    report = Report(host, BOOT.read_text().strip() if BOOT.exists() else host, measurement)
+    report = Report(socket.gethostname(), machine_id(), measurement)
     if not (dist.is_available() and dist.is_initialized()):
         return combine([report])
     reports: list[Report] = [None] * dist.get_world_size(group)

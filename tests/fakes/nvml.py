@@ -73,10 +73,9 @@ class FakeBoard:
         limits=(200.0, 700.0, 700.0),
         clocks=tuple(range(1980, 195, -15)),
         mig=0,
-        bus_id="00000000:3B:00.0",
         seed=0,
     ):
-        self.uuid, self.name, self.bus_id = uuid, name, bus_id
+        self.uuid, self.name = uuid, name
         self.tick, self.phase, self.coverage = tick, phase, coverage
         self.counter_gain, self.counter_joules = counter_gain, counter_joules
         self.power_tick, self.power_phase, self.power_noise = power_tick, power_phase, power_noise
@@ -262,10 +261,6 @@ class FakeNvml:
     @function
     def nvmlDeviceGetName(self, board):
         return board.name
-
-    @function
-    def nvmlDeviceGetPciInfo(self, board):
-        return SimpleNamespace(busId=board.bus_id)
 
     @function
     def nvmlDeviceGetFieldValues(self, board, fields):
