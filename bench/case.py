@@ -87,28 +87,38 @@ class Case:
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered case: how to build it on a device, and whether it runs when none is named."""
+    """A registered case: how to build it on a device, and what is known of it before."""
 
     build: Callable[[str], Case]
-    default: bool
+    default: bool  # whether it runs when none is named
     weight: float = 1.0  # of a run's time that it needs, relative to an op's
+    kind: str = "op"  # the case's
+    ways: tuple[str, ...] = ()  # the case's, in its order; empty where only the case knows
 
 
 CASES: dict[tuple[str, str], Entry] = {}  # by case and shape name
 
 
-def case(default: bool = True, weight: float = 1.0, **shapes: tuple) -> Callable:
+def case(
+    default: bool = True,
+    weight: float = 1.0,
+    kind: str = "op",
+    ways: tuple[str, ...] = (),
+    **shapes: tuple,
+) -> Callable:
     """Register a function under its name, once for each named shape.
 
     default: False for shapes that run only when their case is asked for by name.
     weight: of a run's time that it needs, relative to an op's.
+    kind: "op" or "model", as the case has it.
+    ways: of an op, by name, in the case's order: pytest lists them without building the case.
     shapes: arguments of the function by name of the shape; the device comes last.
     """
 
     def register(build: Callable[..., Case]) -> Callable[..., Case]:
         for shape, sizes in shapes.items():
             CASES[build.__name__, shape] = Entry(
-                lambda device, sizes=sizes: build(*sizes, device), default, weight
+                lambda device, sizes=sizes: build(*sizes, device), default, weight, kind, ways
             )
         return build
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from . import interval
 from .figures import Interval
-from .interval import LEAST
+from .interval import LEAST_EACH
 from .protocol import MISMATCH
 from .record import Record
 from .report import Notes, wide_console
@@ -158,7 +158,7 @@ def _joules(key: Key, a: Record, b: Record, threshold: float) -> Verdict:
             reason = f"no joules in {name}: {zero or r.energy.reason or NOT_KNOWN}"
             return Verdict(key, "joules", UNSURE, a=a.joules, b=b.joules, reason=reason)
     windows = [[w.joules_per_call for w in r.energy.windows] for r in (a, b)]
-    if min(map(len, windows)) >= LEAST:
+    if all(windows):
         ratio, reason = _resampled(*windows, "windows")
     else:
         ratio, reason = _of_intervals(a.energy.joules, b.energy.joules)
@@ -170,8 +170,8 @@ def _resampled(a: Sequence[float], b: Sequence[float], what: str) -> tuple[Inter
     ratio = interval.ratio(b, a)
     if ratio.sure:
         return ratio, None
-    if min(len(a), len(b)) < LEAST:
-        return ratio, f"{len(a)} and {len(b)} {what} give no interval, {LEAST} each would"
+    if min(len(a), len(b)) < LEAST_EACH:
+        return ratio, f"{len(a)} and {len(b)} {what} give no interval, {LEAST_EACH} each would"
     return ratio, f"{what} of 0 in A leave no interval"
 
 
@@ -179,7 +179,7 @@ def _of_intervals(a: Interval, b: Interval) -> tuple[Interval, str | None]:
     """Return b / a, as wide as both intervals allow."""
     ratio = b.value / a.value
     if not (a.sure and b.sure) or min(a.low, b.low) <= 0:
-        return Interval(ratio), "a single window gives no interval"
+        return Interval(ratio), "no interval of joules in one of the two, or one down to 0"
     return Interval(ratio, b.low / a.high, b.high / a.low), None
 
 

@@ -10,20 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import data, ranks
+from . import ranks, ways
 from .case import Case, Unavailable, Way
 from .device import Device
 from .execute import Batch
 from .figures import Energy
-from .joules import Joules, turn
+from .joules import turn
 from .protocol import QUICK, Protocol
 from .record import Record, quartiles
+from .ways import Ready, Refused
 
-FAULTS = (RuntimeError, ImportError, AssertionError, TypeError, ValueError)
 LATE = "the time budget was spent before its turn"
 CHECKING = 0.6  # of the time left for a case, to build and check its ways in
-WARM_SECONDS = 0.05  # of calls before a way is timed: caches, pools and clocks settle
-BATCH_SECONDS = 0.03  # of a batch in a window of energy: longer than a poll, far below a window
 MOST_COPIES = 16  # of a case's buffers; what fits the cache 16 times over is small indeed
 BEYOND = 1.5  # times the cache that all copies take, so that none is left of the last round
 
@@ -31,32 +29,6 @@ BEYOND = 1.5  # times the cache that all copies take, so that none is left of th
 def utc() -> str:
     """Return the time now, in UTC, to the second."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-@dataclass
-class Ready:
-    """A way that computes what it should, on each copy of the case's buffers."""
-
-    calls: list[Callable[[], Any]]
-    graph: bool
-    seconds: float = 0.0  # of a first call
-
-    def batch(self, device: Device, seconds: float) -> Batch:
-        """Return a batch of calls that takes about this long, measured as it runs."""
-        once = device.executor.batch(self.calls, len(self.calls), self.graph)
-        done, start = 0, device.clock()
-        while True:
-            running = once.start()
-            device.executor.synchronize()
-            done += 1
-            passed = device.clock() - start
-            if passed >= WARM_SECONDS:
-                break
-        begin, end = running.span()
-        count = math.ceil(seconds / max((end - begin) / once.calls, 1e-9))
-        if count <= once.calls:
-            return once
-        return device.executor.batch(self.calls, count, self.graph)
 
 
 @dataclass
@@ -95,15 +67,13 @@ class Runner:
         for way in ready:
             records.time(way, times[way], batches[way].calls)
         if ready:
-            for way, joules in self._joules(ready, deadline).items():
-                records.joules(way, joules)
+            found = ways.joules(ready, self.device, self.protocol, deadline, self.progress)
+            for way, energy in found.items():
+                records.joules(way, energy)
         return records.finish()
 
     def _build(self, build: Callable[[str], Case], copy: int) -> Case:
-        # Weights made in inference_mode would be inference tensors, which some peers cannot change.
-        with torch.inference_mode(False), torch.no_grad():
-            with data.recipe(self.recipe, self.seed + copy):
-                return build(self.device.name)
+        return ways.build(build, self.device, self.recipe, self.seed + copy)
 
     def _copies(self, case: Case) -> int:
         """Return how many copies of the buffers exceed the cache; one in the quick protocol."""
@@ -130,27 +100,26 @@ class Runner:
                 continue
             self.progress(f"checking {name}")
             try:
-                ways = [_make(one.ways[name]) for one in (case, *others)]
-                wanted = not self.dtypes or (ways[0].dtype or case.dtype) in self.dtypes
-                if not wanted and name != baseline:
+                made = [ways.make(one, name) for one in (case, *others)]
+                if self.dtypes and made[0].dtype not in self.dtypes and name != baseline:
                     continue
                 start = self.device.clock()
-                outputs = [case.output(way.call()) for way in ways]
-                self.device.executor.synchronize()
-                seconds = (self.device.clock() - start) / len(ways)
+                pairs = zip((case, *others), made, strict=True)
+                outputs = [ways.output(one, way, self.device) for one, way in pairs]
+                seconds = (self.device.clock() - start) / len(made)
             except Unavailable as reason:
                 records.leave(name, "unavailable", str(reason))
                 continue
-            except FAULTS as error:  # of a peer, which must not end the run
-                records.leave(name, "refused", f"{type(error).__name__}: {_first_line(error)}")
+            except Refused as reason:
+                records.leave(name, "refused", str(reason))
                 continue
             if expected is None:
                 if name != baseline:
                     records.leave(name, "refused", f"{baseline} gave nothing to compare with")
                     continue
                 expected = [output.clone() for output in outputs]
-            if records.check(name, ways[0], outputs, expected):
-                ready[name] = Ready([way.call for way in ways], case.graph, seconds)
+            if records.check(name, made[0], outputs, expected):
+                ready[name] = Ready([way.call for way in made], case.graph, seconds)
         return ready
 
     def _time(
@@ -183,13 +152,6 @@ class Runner:
                 begin, end = running.span()
                 times[name].append((end - begin) / batches[name].calls)
         return times, batches
-
-    def _joules(self, ready: Mapping[str, Ready], deadline: float | None) -> dict[str, Energy]:
-        """Return the energy of each way that was timed."""
-        if self.device.meter is None:
-            return dict.fromkeys(ready, Energy(reason=self.device.no_meter))
-        batches = {name: way.batch(self.device, BATCH_SECONDS) for name, way in ready.items()}
-        return Joules(self.device, self.protocol, batches, deadline, self.progress).measure()
 
     def _is_late(self, deadline: float | None, ahead: float = 0.0) -> bool:
         return deadline is not None and self.device.clock() + ahead >= deadline
@@ -228,29 +190,20 @@ class _Records:
 
     def check(self, name: str, way: Way, outputs: list[Tensor], expected: list[Tensor]) -> bool:
         """Note the error of a way, the largest over the copies; return whether to time it."""
-        tolerance = self.case.tolerance if way.tolerance is None else way.tolerance
         figures = {
-            "tolerance": tolerance,
+            "tolerance": way.tolerance,
             "extra": dict(way.extra),
-            "dtype": way.dtype or self.case.dtype,
-            "executed_flops": _or(way.executed_flops, self.case.flops),
+            "dtype": way.dtype,
+            "executed_flops": way.executed_flops,
         }
-        if outputs[0].shape != expected[0].shape:
-            shapes = f"{tuple(outputs[0].shape)}, not {tuple(expected[0].shape)}"
-            self.leave(name, "refused", f"its output has shape {shapes}", **figures)
-            return False
-        errors = [self.case.error(*pair) for pair in zip(outputs, expected, strict=True)]
-        error = max(errors, key=lambda error: (error != error, error))  # a NaN is the largest
-        if not error <= tolerance:  # as a NaN is not
-            reason = f"off by {error:.3g}, more than {tolerance:.3g}"
-            finite = error if abs(error) < math.inf else None
-            self.leave(name, "refused", reason, error=finite, **figures)
+        error, reason = ways.error_of(self.case, way, outputs, expected)
+        if reason is not None:
+            self.leave(name, "refused", reason, error=error, **figures)
             return False
         if way.quality is not None:
             self.runner.progress(f"quality of {name}")
             figures["quality"] = dict(way.quality())
-        # Rounding may take an error measured as a difference from one just below zero.
-        self.fields[name] = {"status": "timed", "error": max(0.0, error), **figures}
+        self.fields[name] = {"status": "timed", "error": error, **figures}
         return True
 
     def time(self, way: str, times: list[float], calls: int) -> None:
@@ -302,17 +255,3 @@ def _turn(name: str, baseline: str) -> int:
     if name == baseline:
         return 0
     return 3 if "compile" in name else 1 if name.startswith("ours") else 2
-
-
-def _make(build: Callable[[], Way | Callable[[], Any]]) -> Way:
-    with torch.inference_mode(False), torch.no_grad():
-        way = build()
-    return way if isinstance(way, Way) else Way(way)
-
-
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), "no message")

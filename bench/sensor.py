@@ -21,7 +21,7 @@ from green_kernels import energy
 from . import device
 from .device import Gpu
 from .report import wide_console
-from .runner import BATCH_SECONDS, Ready
+from .ways import BATCH_SECONDS, Ready
 from .window import Feed
 from .words import three_digits
 

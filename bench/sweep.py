@@ -17,15 +17,16 @@ from rich.table import Table
 
 from green_kernels import energy
 
-from . import device, interval
-from .case import Case, Entry
+from . import device, interval, ways
+from .case import Case, Entry, Unavailable
 from .clock_point import Choice, ClockPoint, choose
 from .device import Gpu
 from .figures import Interval
-from .protocol import FULL, QUICK
+from .protocol import FULL
 from .record import Record
 from .report import wide_console
 from .runner import Runner, utc
+from .ways import Refused
 from .words import joules_text, pico_text, seconds_text, span_text
 
 # The full protocol with fewer windows, as there is one of these for each clock.
@@ -110,12 +111,19 @@ class Sweep:
 
     def fault(self) -> str | None:
         """Return why the way is not worth a sweep: it is not there, or its result is wrong."""
-        runner = Runner(self.tested, replace(QUICK, seconds=0.01, rounds=1), ways=[self.way])
-        records = runner.run(self.case, self.shape, self.entry.build)
-        record = next((r for r in records if r.way == self.way), None)
-        if record is None:
-            return f"{self.case} {self.shape} has no way of that name"
-        return None if record.status == "timed" else f"{record.status}, {record.reason}"
+        try:
+            case = ways.build(self.entry.build, self.tested)
+            if self.way not in case.ways:
+                return f"{self.case} {self.shape} has no way of that name"
+            expected = ways.expected(case, self.tested)
+            way = ways.make(case, self.way)
+            output = ways.output(case, way, self.tested)
+        except Unavailable as reason:
+            return f"unavailable, {reason}"
+        except Refused as reason:
+            return f"refused, {reason}"
+        _, reason = ways.error_of(case, way, [output], [expected])
+        return reason and f"refused, {reason}"
 
     def points(
         self, clocks: Sequence[int], say: Callable[[str], object] = lambda step: None

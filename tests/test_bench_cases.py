@@ -25,6 +25,13 @@ def test_real_cases_agree_with_their_baselines(name, shape):
     assert [(r.way, r.status) for r in records] == [(way, "timed") for way in ways]
 
 
+def test_what_is_known_of_a_model_before_it_is_built_is_true(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    models = {key: entry for key, entry in load_cases().items() if entry.kind == "model"}
+    assert {name for name, _ in models} == {"minilm", "smollm2", "efficientnet"}
+    assert all(entry.build("cpu").kind == "model" for entry in models.values())
+
+
 def test_int8_peers_are_really_int8():
     """A peer that quietly stayed in float32 would have no error."""
     ways = ["quantize_dynamic (onednn)", "torchao int8", "torch._int_mm", "ours"]

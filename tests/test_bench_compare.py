@@ -71,13 +71,16 @@ def test_better_one_way_is_worse_the_other(a, b, threshold):
         assert back.verdict == "WORSE"
 
 
-def test_a_single_round_or_window_gives_no_interval():
-    one = on_gpu([1.0], [1e-3])
-    double = on_gpu([2.0], [2e-3])
+@pytest.mark.parametrize("count", [1, 3])
+def test_few_rounds_or_windows_give_no_interval(count):
+    one = on_gpu([1.0] * count, [1e-3] * count)
+    double = on_gpu([2.0] * count, [2e-3] * count)
     found = verdicts(one, double)
-    assert found["time"].verdict == "UNSURE" and "1 and 1 rounds" in found["time"].reason
-    assert found["joules"].verdict == "UNSURE" and "single window" in found["joules"].reason
-    assert found["time"].ratio.value == 2 and found["time"].ratio.low is None
+    assert {v.verdict for v in found.values()} == {"UNSURE"}
+    for figure, what in (("time", "rounds"), ("joules", "windows")):
+        words = f"{count} and {count} {what} give no interval, 4 each would"
+        assert found[figure].reason == words
+    assert found["time"].ratio.value == 2 and not found["time"].ratio.sure
 
 
 def test_joules_without_windows_are_compared_by_their_intervals():
@@ -88,6 +91,14 @@ def test_joules_without_windows_are_compared_by_their_intervals():
     worse = verdicts(record(0.99, 1.0, 1.01), record(1.08, 1.1, 1.12))["joules"]
     assert worse.verdict == "WORSE"
     assert (worse.ratio.low, worse.ratio.high) == (1.08 / 1.01, 1.12 / 0.99)
+    unsure = verdicts(record(0.99, 1.0, 1.01), record(None, 1.1, None))["joules"]
+    assert unsure.verdict == "UNSURE" and "no interval of joules in one" in unsure.reason
+
+
+def test_windows_of_no_joules_leave_the_ratio_unsure():
+    some = on_gpu([0.0, 0.0, 1.0, 1.0, 1.0])
+    found = verdicts(some, on_gpu([2.0] * 5))["joules"]
+    assert found.verdict == "UNSURE" and "windows of 0 in A leave no interval" in found.reason
 
 
 def test_joules_that_are_unavailable_are_unsure_with_the_reason():

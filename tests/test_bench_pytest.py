@@ -11,7 +11,10 @@ from fakes.gpu import EventClock, FakeCall, fake_gpu
 from fakes.nvml import FakeBoard, FakeNvml
 
 from green_kernels.bench import test_cases as cases
-from green_kernels.bench.case import Case
+from green_kernels.bench import ways
+from green_kernels.bench.case import Case, Entry
+from green_kernels.bench.device import Device
+from green_kernels.bench.ways import Refused
 
 ROOT = Path(__file__).parent.parent
 KEYS = {"joules", "energy_status", "energy_reason", "error", "tolerance", "flops", "dtype", "way"}
@@ -19,11 +22,30 @@ KEYS = {"joules", "energy_status", "energy_reason", "error", "tolerance", "flops
 
 @pytest.mark.parametrize("name", cases.ENTRIES)
 def test_ours_agrees_with_the_baseline(name, device):
-    case = cases.ENTRIES[name].build(device)
-    assert case.kind == "op"
-    with torch.inference_mode():
-        expected = case.output(cases.made(case, next(iter(case.ways))).call())
-        assert case.error(case.output(cases.made(case, "ours").call()), expected) <= case.tolerance
+    entry, tested = cases.ENTRIES[name], Device(device)
+    case = ways.build(entry.build, tested)
+    assert case.kind == "op" and tuple(case.ways) == entry.ways
+    ours = ways.make(case, "ours")
+    assert ours.tolerance == case.tolerance
+    outputs = [ways.output(case, ours, tested)]
+    error, reason = ways.error_of(case, ours, outputs, [ways.expected(case, tested)])
+    assert reason is None and error <= case.tolerance
+
+
+def test_tests_are_collected_without_building_a_case(monkeypatch):
+    def build(device):
+        raise AssertionError("built")
+
+    class Metafunc:
+        def parametrize(self, names, values, ids, indirect):
+            self.values, self.ids = list(values), list(ids)
+
+    entry = Entry(build, True, ways=("torch fp32", "ours"))
+    monkeypatch.setattr(cases, "ENTRIES", {"a_case small": entry})
+    metafunc = Metafunc()
+    cases.pytest_generate_tests(metafunc)
+    assert metafunc.ids == ["a_case small, torch fp32", "a_case small, ours"]
+    assert metafunc.values == [("a_case small", "torch fp32"), ("a_case small", "ours")]
 
 
 class Benchmark:
@@ -37,11 +59,11 @@ class Benchmark:
         return call()
 
 
-def run(output, disabled=False):
+def run(output, disabled=False, call=None):
     """Run a way that gives an output where ones are due, 0.2 ms and 450 W, on a simulated GPU."""
     clock = EventClock()
     device = fake_gpu(FakeNvml(clock, [FakeBoard()]), clock)
-    call = FakeCall(2e-4, 450.0, output)
+    call = call or FakeCall(2e-4, 450.0, output)
     case = Case("float32", flops=8, bytes=8, tolerance=0.01, ways={"ours": lambda: call})
     benchmark = Benchmark(disabled)
     cases.test_way((case, torch.ones(4)), "ours", device, benchmark)
@@ -62,8 +84,21 @@ def test_what_is_not_timed_gets_no_joules():
 
 @pytest.mark.parametrize("wrong", [torch.full((4,), 1.02), torch.full((4,), torch.nan)], ids=str)
 def test_a_wrong_result_fails_before_it_is_timed(wrong):
-    with pytest.raises(AssertionError, match="ours is off by"):
+    with pytest.raises(AssertionError, match="ours is refused: off by"):
         run(wrong)
+
+
+def test_a_wrong_shape_fails_even_where_it_would_broadcast():
+    with pytest.raises(AssertionError, match=r"its output has shape \(1,\), not \(4,\)"):
+        run(torch.ones(1))
+
+
+def test_a_way_that_fails_is_refused_with_what_it_said():
+    def broken():
+        raise RuntimeError("no kernel\nfor this shape")
+
+    with pytest.raises(Refused, match="^RuntimeError: no kernel$"):
+        run(None, call=broken)
 
 
 def pytest_in(folder, *options):

@@ -5,11 +5,13 @@ import json
 import math
 
 import bench_records
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from green_kernels.bench import interval, record
+from green_kernels.bench import interval, record, schema
+from green_kernels.bench.figures import Interval
 from green_kernels.bench.record import CorruptRecord, Record
 
 
@@ -149,7 +151,39 @@ def test_a_median_lies_in_its_interval_and_the_same_values_give_the_same():
     found = interval.median(values)
     assert found == interval.median(values)
     assert min(values) <= found.low < found.value < found.high <= max(values)
-    assert interval.median(values[:2]).low is None
+    assert not interval.median(values[:2]).sure
     assert interval.half_width(interval.median([2.0] * 10)) == 0.0
     wide = interval.half_width(interval.median([v * 2 - 1 for v in values]))
     assert wide > interval.half_width(found)
+
+
+@pytest.mark.parametrize("counts", [(4, 4), (10, 10), (4, 10), (10, 4)])
+def test_the_interval_of_a_ratio_misses_the_truth_as_rarely_as_it_says(counts):
+    generator, trials, missed = np.random.default_rng(1), 400, 0
+    for _ in range(trials):
+        a, b = (1 + 0.01 * generator.standard_normal(count) for count in counts)
+        found = interval.ratio(b, a)
+        assert found.low <= found.value <= found.high
+        missed += not found.low <= 1 <= found.high
+    assert missed / trials <= 0.05
+
+
+def test_a_ratio_has_no_interval_of_too_few_values_nor_over_zeros():
+    assert interval.ratio([2.0] * 4, [1.0] * 4) == Interval(2.0, 2.0, 2.0)
+    assert interval.ratio([2.0] * 9, [1.0] * 3) == Interval(2.0)
+    assert interval.ratio([2.0] * 5, [0.0, 0.0, 1.0, 1.0, 1.0]) == Interval(2.0)
+    assert not interval.ratio([0.0] * 5, [0.0] * 5).sure
+
+
+def test_a_figure_is_sure_with_both_ends_only():
+    assert Interval(1.0, 0.9, 1.1).sure
+    assert not any(one.sure for one in (Interval(1.0), Interval(1.0, 0.9), Interval(1.0, high=2.0)))
+
+
+def test_lines_are_numbered_as_they_stand_and_blank_ones_skipped(tmp_path):
+    file = tmp_path / "records.jsonl"
+    file.write_text("one\n\n  \ntwo\n")
+    assert list(schema.lines(file)) == [(1, "one"), (4, "two")]
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(CorruptRecord, match="records.jsonl: not text"):
+        list(schema.lines(file))

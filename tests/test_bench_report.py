@@ -31,6 +31,7 @@ from green_kernels.bench import (
 from green_kernels.bench.case import WAYS
 from green_kernels.bench.figures import Interval
 from green_kernels.bench.grid import Grid
+from green_kernels.bench.protocol import BLIND
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
@@ -99,6 +100,18 @@ def test_a_quantity_has_three_digits_and_one_prefix(value):
     assert len(number.replace(".", "")) == 3
 
 
+def test_a_quantity_without_a_unit_ends_in_its_number():
+    assert [words.quantity(value, "") for value in (0, 720, 7.2e6)] == ["0", "720", "7.20 M"]
+
+
+def test_fidelity_is_one_text_everywhere(gpu):
+    fidelity = words.fidelity_text(gpu[-1])
+    assert fidelity == "0.99800"
+    assert dict(row(report.report_text(gpu[-2:]), "ours"))["cosine"] == fidelity
+    line = next(t for t in markdown.markdown(gpu[-2:]).splitlines() if t.startswith("| ours |"))
+    assert line.endswith(f"| {fidelity} |")
+
+
 @pytest.mark.parametrize(
     "value, text",
     [(0.0009996, "1.00 ms"), (0.000999, "999 us"), (0, "0 s"), (12.3, "12.3 s"), (-2, "-2.00 s")],
@@ -146,7 +159,7 @@ def test_a_model_has_its_units_and_its_quality_in_one_row(gpu):
 
 def test_grams_say_what_they_come_from(gpu):
     words = (
-        "gCO2e: 400 g/kWh (year not stated, given by the user, basis not stated), PUE 1 (IT only)"
+        "gCO2e: 400 g/kWh (year not stated, given by the user, basis not stated), PUE 1.0 (IT only)"
     )
     assert words in report.report_text(gpu, grams=grid(400))
     assert words in unescape(html.page(gpu, grams=grid(400)))
@@ -326,6 +339,13 @@ def test_quantisation_is_the_sd_of_two_uniform_ends():
     assert uncertainty.budget(on_gpu(JOULES)).unaligned == pytest.approx(sd, rel=0.01)
 
 
+def test_aligned_quantisation_bounds_what_two_unsure_edges_do():
+    generator = np.random.default_rng(0)
+    errors = generator.uniform(-BLIND / 2, BLIND / 2, (2, 200_000))  # the middle of an edge is told
+    sd = np.std(errors[1] - errors[0]) / 5.0
+    assert uncertainty.budget(on_gpu(JOULES)).aligned == pytest.approx(sd, rel=0.01)
+
+
 def test_the_budget_keeps_spread_and_drift_apart():
     rising = [1.0, 1.01, 1.02, 1.03, 1.04]
     steady = uncertainty.budget(on_gpu([1.0] * 5))
@@ -347,6 +367,8 @@ def test_a_way_looks_the_same_on_every_page_and_like_no_other():
     assert alone["ours"] == all_["ours"]
     looks = [(s.light, s.dark, s.marker) for s in all_.values()]
     assert len(set(looks)) == len(looks) >= len(WAYS) + 2
+    colours = {(s.light, s.marker) for s in palette.styles(WAYS).values()}
+    assert len({c for c, _ in colours}) == len({m for _, m in colours}) == len(WAYS)
 
 
 @pytest.fixture
@@ -411,7 +433,9 @@ def test_with_joules_the_page_has_every_section(page):
         assert f'{label}"' in page
     assert "fit to the best way of each intensity" in page  # three intensities
     assert "700 W / peak of H100 SXM: reference line, not a bound" in page
-    for text in ("0.82%", "±5%", "not identified (1)", "busy: 93 %", GPU["gpu_uuid"]):
+    for text in ("0.82%", "0.02%", "known to 2 ms or better", "±5%"):
+        assert text in page
+    for text in ("not identified (1)", "busy: 93 %", GPU["gpu_uuid"]):
         assert text in page
 
 

@@ -10,7 +10,7 @@ from fakes.nvml import FakeBoard, FakeNvml
 
 from green_kernels import energy
 from green_kernels.bench import clock_point, command, device
-from green_kernels.bench.case import CASES, Case, Entry
+from green_kernels.bench.case import CASES, Case, Entry, Unavailable
 from green_kernels.bench.clock_point import ClockPoint, choose
 from green_kernels.bench.figures import Interval
 from green_kernels.bench.schema import CorruptRecord
@@ -272,6 +272,33 @@ def test_a_way_that_is_wrong_is_not_swept(monkeypatch, capsys):
     assert run(monkeypatch, Machine(), "--set-clocks", "--way", "torch bf16") == 1
     assert "has no way of that name" in capsys.readouterr().err
     assert machine.sets == {}
+
+
+def test_whether_a_way_is_right_is_seen_without_counting_joules():
+    machine = Machine()
+    machine.nvml.calls.clear()
+    assert machine.sweep.fault() is None
+    assert not machine.nvml.calls
+    assert next(machine.sweep.points([1980])).joules is not None
+    assert machine.nvml.calls["nvmlDeviceGetFieldValues"]  # where the counter of joules is
+
+
+def test_a_way_that_cannot_be_had_or_compared_is_not_swept():
+    def missing():
+        raise Unavailable("not installed: pip install torchao")
+
+    def broken():
+        raise RuntimeError("no kernel\nfor this shape")
+
+    machine = Machine()
+    whole = machine.case
+    machine.case = replace(whole, ways={**whole.ways, "ours": missing})
+    assert machine.sweep.fault() == "unavailable, not installed: pip install torchao"
+    machine.case = replace(whole, ways={**whole.ways, "ours": lambda: broken})
+    assert machine.sweep.fault() == "refused, RuntimeError: no kernel"
+    machine.case = replace(whole, ways={**whole.ways, "torch fp32": missing})
+    words = "refused, torch fp32 gave nothing to compare with: not installed"
+    assert machine.sweep.fault().startswith(words)
 
 
 def test_a_board_without_joules_or_clocks_is_refused(monkeypatch, capsys):

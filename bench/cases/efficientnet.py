@@ -126,7 +126,7 @@ def image_case(model: nn.Module, images: Tensor, labels: Tensor, judged: Tensor)
     )
 
 
-@case(default=False, weight=8.0, **{"20x224x224": ()})
+@case(default=False, weight=8.0, kind="model", **{"20x224x224": ()})
 def efficientnet(device):
     """Scores of 1000 classes for 20 photos of ImageNet."""
     try:

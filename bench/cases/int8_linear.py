@@ -18,6 +18,17 @@ SHAPES = {
     "4096x384x1536": (4096, 384, 1536),  # MiniLM's MLP at 32 x 128 tokens
 }
 
+WAYS = (
+    "torch fp32",
+    "torch bf16",
+    "quantize_dynamic (onednn)",
+    "torchao int8",
+    "torchao int8 compiled",
+    "torch._int_mm",
+    "ours",
+    "ours triton",
+)
+
 
 def tolerance(x: Tensor, w: Tensor, bias: Tensor) -> float:
     """Return the error that rounding x to int8 may make, relative to max|y|: 0.04, or more.
@@ -30,7 +41,7 @@ def tolerance(x: Tensor, w: Tensor, bias: Tensor) -> float:
     return max(0.04, (6 * step / 12**0.5 * row / F.linear(x, w, bias).abs().max()).item())
 
 
-@case(**{name: (*shape, torch.float32) for name, shape in SHAPES.items()})
+@case(ways=WAYS, **{name: (*shape, torch.float32) for name, shape in SHAPES.items()})
 @case(default=False, **{f"{name}-bf16": (*s, torch.bfloat16) for name, s in SHAPES.items()})
 def int8_linear(m, k, n, dtype, device):
     """y = x @ w.T + bias, w within the rounding of int8, in and out in dtype."""

@@ -10,7 +10,10 @@ from ..case import Case, Way, case
 from ..triton_way import triton
 
 
-@case(**{"512x4096x4096": (512, 4096, 4096), "4096x384x1536": (4096, 384, 1536)})
+@case(
+    ways=("torch fp32", "torch bf16", "torch._int_mm", "ours", "ours triton"),
+    **{"512x4096x4096": (512, 4096, 4096), "4096x384x1536": (4096, 384, 1536)},
+)
 def int8_matmul(m, k, n, device):
     """y = (x_q @ w_q.T) * x_scale * w_scale + bias, in float32."""
     x_q, x_scale = ops.quantize_rows(data.activations(m, k, device))

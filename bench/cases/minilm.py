@@ -53,7 +53,7 @@ def quality(model: nn.Module, halves: Tensor) -> models.Metrics:
     return models.retrieval(embed(halves[:, 0]), embed(halves[:, 1]))
 
 
-@case(weight=6.0, **{"32x128 tokens": (32, 128)})
+@case(weight=6.0, kind="model", **{"32x128 tokens": (32, 128)})
 def minilm(batch, tokens, device):
     """Token outputs of the model for a batch of real text."""
     try:

@@ -11,7 +11,7 @@ from ..triton_way import triton
 from .int8_linear import tolerance
 
 
-@case(**{"1x64x64": (1, 64, 64)})
+@case(ways=("torch fp32", "ours", "ours triton"), **{"1x64x64": (1, 64, 64)})
 def overhead(m, k, n, device):
     """int8_linear with packed weights, as Int8Linear calls it, and F.linear."""
     x, bias = data.activations(m, k, device), torch.randn(n, device=device)

@@ -148,6 +148,7 @@ def language_case(model: nn.Module, ids: Tensor, phase: str, batch: int, tokens:
 @case(
     default=False,
     weight=8.0,
+    kind="model",
     **{"prefill-1x512": ("prefill", 1, 512), "decode-1x128": ("decode", 1, 128)},
 )
 def smollm2(phase, batch, tokens, device):
