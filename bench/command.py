@@ -1,6 +1,7 @@
 """The command line of the bench."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,7 +26,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         argv = ["run", *argv]
     options = parse(load_cases(), argv)
-    return COMMANDS[options.command](options)
+    try:
+        status = COMMANDS[options.command](options)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("interrupted; records that were written are whole", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read this has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, ModuleNotFoundError) as error:
+        options.error(str(error))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -112,7 +124,11 @@ def _report(options: argparse.Namespace) -> int:
     from . import html, markdown
 
     if options.update is not None:
-        markdown.update(options.update)
+        try:
+            changed = markdown.update(options.update)
+        except ValueError as error:
+            options.error(f"argument --update: {error}")
+        print(f"{options.update}: {'updated' if changed else 'up to date'}")
         return 0
     if not options.paths:
         options.error("report takes files of records, or folders of them")

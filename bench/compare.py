@@ -62,7 +62,7 @@ def compare(a: Sequence[Record], b: Sequence[Record], *, threshold: float = 0.02
 
     With [l, h] the 95 % interval of B / A: BETTER if h < 1 - threshold, WORSE if l > 1 + threshold,
     SAME if it lies within 1 -+ threshold, UNSURE if neither or if there is no interval. A way whose
-    result was right in A and is wrong in B is WORSE.
+    result was right in A and is wrong in B is WORSE. Of what neither has there is no verdict.
     a, b: of several records of a key, the last one counts.
     threshold: the relative change that is of no interest, at least 0 and less than 1.
     """
@@ -73,7 +73,10 @@ def compare(a: Sequence[Record], b: Sequence[Record], *, threshold: float = 0.02
     for key in dict.fromkeys([*of_a, *of_b]):
         if key in of_a and key in of_b:
             pair = of_a[key], of_b[key]
-            verdicts += [_time(key, *pair, threshold), _joules(key, *pair, threshold)]
+            if any(r.times for r in pair):
+                verdicts.append(_time(key, *pair, threshold))
+            if any(r.joules is not None for r in pair):
+                verdicts.append(_joules(key, *pair, threshold))
         else:
             where = "A" if key in of_a else "B"
             verdicts.append(Verdict(key, "", MISSING, reason=f"only in {where}"))

@@ -14,6 +14,7 @@ from green_kernels import energy
 
 from . import execute
 
+STAT = Path("/proc/stat")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
@@ -27,6 +28,7 @@ class State:
     watts: float | None = None  # by its power sensor, averaged over its window
     throttled: dict[str, float] = field(default_factory=dict)  # seconds so far, by reason
     held: frozenset[str] = frozenset()  # the reasons why its clocks are not higher
+    others: float | None = None  # seconds that other programs have had of all its cores
 
 
 @dataclass
@@ -40,10 +42,12 @@ class Device:
     cache_bytes: int | None = None  # of the last level; None: not known
     clock: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
+    others: Callable[[], float | None] = lambda: None  # of a State; None: it cannot tell
+    cores: int = 1
 
     def state(self) -> State:
         """Return what can be read now; raise energy.Unavailable where that fails."""
-        return State(self.meter.read())
+        return State(self.meter.read(), others=self.others())
 
     def gates(self) -> dict[str, str]:
         """Return the reasons, by gate, why nothing measured now would be this program's alone."""
@@ -119,7 +123,13 @@ def find(name: str) -> Device:
     missing = str(found) if isinstance(found, energy.Unavailable) else ""
     meter = None if missing else found
     if name == "cpu":
-        return Device(meter=meter, no_meter=missing, cache_bytes=_last_cache())
+        return Device(
+            meter=meter,
+            no_meter=missing,
+            cache_bytes=_last_cache(),
+            others=_others_on_cpu,
+            cores=os.cpu_count() or 1,
+        )
     return Gpu(
         getattr(meter, "board", None),
         name=name,
@@ -139,6 +149,18 @@ def _others(pids: list[int]) -> list[int]:
     if os.getpid() not in pids and len(pids) == 1 and not Path(f"/proc/{pids[0]}").exists():
         return []
     return [pid for pid in pids if pid != os.getpid()]
+
+
+def _others_on_cpu() -> float | None:
+    """Return the seconds that all cores have worked for other processes, since boot."""
+    try:
+        _, *jiffies = STAT.read_text().partition("\n")[0].split()
+        user, nice, system, _, _, irq, softirq, *_ = map(int, jiffies)
+    except (OSError, ValueError):
+        return None
+    own = os.times()
+    worked = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    return worked - own.user - own.system - own.children_user - own.children_system
 
 
 def _last_cache() -> int | None:

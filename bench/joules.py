@@ -65,8 +65,8 @@ class Joules:
         least, left = self.least_seconds(), self._left()
         if left < least:
             raise Refused("budget", f"its windows take {least:.0f} s, and {left:.0f} s are left")
+        self._check_surroundings()
         if self.protocol.thorough:
-            self._check_surroundings()
             self.progress("idle power")
             self.idle.append(self._window(None, 0))
             self._warm_up()
@@ -106,8 +106,7 @@ class Joules:
         for cycle in range(self.protocol.most_windows):
             if self._left() < self.seconds_of_cycle():
                 break
-            if self.protocol.thorough:
-                self._check_surroundings()
+            self._check_surroundings()
             for way in turn(list(self.batches), cycle):
                 if not self.failed[way]:
                     self.progress(f"window {cycle + 1} of {way}")
@@ -115,8 +114,8 @@ class Joules:
             live = [way for way in self.batches if not self.failed[way]]
             if cycle + 1 >= self.protocol.windows and all(self._converged(way) for way in live):
                 break
-        if self.protocol.thorough:  # and what came while the last windows ran
-            self._check_surroundings()
+        self._check_surroundings()  # and what came while the last windows ran
+        if self.protocol.thorough:
             self.idle.append(self._window(None, 0))
 
     def _add(self, way: str, cycle: int) -> None:

@@ -42,10 +42,13 @@ def update(readme: str | Path) -> bool:
 
     What stands between `<!-- records: PATH -->` and `<!-- end of records -->` is replaced, at each
     such place, by the tables of the records at PATH, which is relative to the file.
-    Raises ValueError where a marker has no end, OSError and CorruptRecord where PATH is no records.
+    Raises ValueError where there is no marker or one has no end, OSError and CorruptRecord where
+    PATH is no records.
     """
     readme = Path(readme)
     text = readme.read_text(encoding="utf-8")
+    if BEGIN not in text:
+        raise ValueError(f"{readme}: there is no marker {BEGIN} PATH --> in it")
     if text.count(BEGIN) != len(MARKERS.findall(text)):
         raise ValueError(f"{readme}: a marker {BEGIN} PATH --> has no <!-- end of records -->")
 

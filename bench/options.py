@@ -13,6 +13,7 @@ import torch
 from .case import WAYS, Entry
 from .data import RECIPES
 from .protocol import FULL, QUICK
+from .record import Record, read
 from .schema import CorruptRecord
 
 DESCRIPTION = "Time and joules of each op and of models, against their peers."
@@ -196,6 +197,8 @@ def _choose(parser, entries, options) -> dict[tuple[str, str], Entry]:
 
 
 def _check_run(parser, options) -> None:
+    if options.threads > _cores():
+        parser.error(f"argument --threads: there are {_cores()} cores, got {options.threads}")
     if options.budget is None and options.protocol is QUICK and not options.cases:
         options.budget = QUICK_BUDGET
     if options.json not in (None, "-"):  # rather now than after minutes of running
@@ -213,15 +216,16 @@ def _check_carbon(parser, options) -> None:
         parser.error("argument --markdown: has no gCO2e; leave --intensity and --country out")
 
 
-def read_records(options: argparse.Namespace, path: str) -> list:
+def read_records(options: argparse.Namespace, path: str) -> list[Record]:
     """Return the records of a file, or of all in a folder; end with what is wrong."""
-    from .record import read
-
     files = sorted(Path(path).glob("*.jsonl")) if Path(path).is_dir() else [Path(path)]
     if not files:
         options.error(f"{path} holds no *.jsonl")
     try:
-        return [record for file in files for record in read(file)]
+        records = [record for file in files for record in read(file)]
+        if not records:
+            options.error(f"{path} holds no records")
+        return records
     except OSError as error:
         options.error(f"cannot read {error.filename}: {error.strerror}")
     except CorruptRecord as error:
@@ -259,8 +263,8 @@ def _fraction(text: str) -> float:
 
 
 def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be an integer of 0 or more, got {text!r}")
+    if not text.isdecimal() or len(text) > 18:  # torch's seeds have 64 bits
+        raise argparse.ArgumentTypeError(f"must be an integer from 0 to 10^18 - 1, got {text!r}")
     return int(text)
 
 

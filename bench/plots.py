@@ -77,7 +77,12 @@ def plots(records: Sequence[Record], ways: dict[str, Style] | None = None) -> li
 
 def _time_bars(section, title, row, ways) -> Plot:
     bars = [
-        axes.Bar(r.way, r.seconds, *r.spread, f"{micro(seconds_text(r.seconds))} · {r.ratio:.2f}×")
+        axes.Bar(
+            r.way,
+            r.seconds,
+            *(r.spread or (None, None)),
+            f"{micro(seconds_text(r.seconds))} · {r.ratio:.2f}×",
+        )
         if r.times
         else axes.Bar(r.way, text=r.status)
         for r in row

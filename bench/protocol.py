@@ -17,7 +17,7 @@ class Protocol:
     window_seconds: float  # least length of a window
     window_ticks: int  # least ticks of the counter in a window
     lead_seconds: float  # of the way's own load before each of its windows, for power to settle
-    thorough: bool  # surroundings checked, warmed up, idle power measured, buffers beyond the cache
+    thorough: bool  # warmed up, idle power measured, buffers beyond the cache
 
     def window_length(self, tick: float) -> float:
         """Return the least seconds of a window on a counter with this tick."""
@@ -35,6 +35,7 @@ BUSY = 0.99  # least fraction of a window in which the GPU works
 DRIFT_CELSIUS = 3.0  # most change of temperature within a window
 MISMATCH = energy.TOLERANCE  # most that counter and power reading may differ by
 HALF_WIDTH = 0.01  # of the interval, relative: converged
+OTHERS = 0.05  # most fraction of a CPU's time that other programs may take within a window
 REPEATS = 2  # of a window that a gate refused, before the way is given up
 POWER_LIMITED = 0.01  # fraction of a window at the power cap from which a figure is labelled
 THROTTLED = 0.001  # most fraction of a window in which heat or the power brake held the clocks

@@ -13,6 +13,7 @@ from .schema import CorruptRecord, lines, load, parse
 
 FORMAT = 2  # to be raised when a field changes its meaning
 KINDS = ("op", "model")
+LEAST_ROUNDS = 3  # of which a spread can be told, and that a mean over shapes may rest on
 STATUSES = ("timed", "refused", "unavailable")
 PROTOCOLS = {protocol.name: protocol for protocol in (QUICK, FULL)}
 
@@ -63,8 +64,8 @@ class Record:
 
     @property
     def spread(self) -> tuple[float, float] | None:
-        """Lower and upper quartile over rounds of the seconds per call."""
-        return quartiles(self.times) if self.times else None
+        """Lower and upper quartile over rounds of the seconds per call; None of fewer than 3."""
+        return quartiles(self.times) if len(self.times) >= LEAST_ROUNDS else None
 
     @property
     def joules(self) -> float | None:

@@ -207,11 +207,15 @@ def _time(r: Record, notes: Notes) -> str:
 
 
 def _quartiles(r: Record) -> str:
-    return " - ".join(seconds_text(end) for end in r.spread) if r.times else ""
+    return " - ".join(seconds_text(end) for end in r.spread) if r.spread else _few(r)
 
 
 def _ratio_quartiles(r: Record) -> str:
-    return f"{r.ratio_low:.2f} - {r.ratio_high:.2f}" if r.times else ""
+    return f"{r.ratio_low:.2f} - {r.ratio_high:.2f}" if r.spread else ""
+
+
+def _few(r: Record) -> str:
+    return f"none of {len(r.times)} rounds" if r.times else ""
 
 
 def _joules(r: Record, notes: Notes) -> str:

@@ -66,6 +66,10 @@ class Runner:
         times, batches = self._time(ready, records, deadline)
         for way in ready:
             records.time(way, times[way], batches[way].calls)
+        for way in ready:
+            if records.qualities[way] is not None and not self._is_late(deadline):
+                self.progress(f"quality of {way}")
+                records.quality(way)
         if ready:
             found = ways.joules(ready, self.device, self.protocol, deadline, self.progress)
             for way, energy in found.items():
@@ -120,6 +124,7 @@ class Runner:
                 expected = [output.clone() for output in outputs]
             if records.check(name, made[0], outputs, expected):
                 ready[name] = Ready([way.call for way in made], case.graph, seconds)
+                records.qualities[name] = made[0].quality
         return ready
 
     def _time(
@@ -182,6 +187,7 @@ class _Records:
             "rank": ranks.rank(),
         }
         self.fields: dict[str, dict[str, Any]] = {}
+        self.qualities: dict[str, Callable[[], Mapping[str, float]] | None] = {}
 
     def leave(self, way: str, status: str, reason: str, **more: Any) -> None:
         """Note that a way is not timed, and why."""
@@ -200,9 +206,6 @@ class _Records:
         if reason is not None:
             self.leave(name, "refused", reason, error=error, **figures)
             return False
-        if way.quality is not None:
-            self.runner.progress(f"quality of {name}")
-            figures["quality"] = dict(way.quality())
         self.fields[name] = {"status": "timed", "error": error, **figures}
         return True
 
@@ -222,6 +225,10 @@ class _Records:
             "ratio_low": low,
             "ratio_high": high,
         }
+
+    def quality(self, way: str) -> None:
+        """Note how good the answers of a way are."""
+        self.fields[way]["quality"] = dict(self.qualities[way]())
 
     def joules(self, way: str, energy: Energy) -> None:
         """Note the joules of a way, or why there are none."""

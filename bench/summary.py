@@ -86,6 +86,6 @@ def _mean(ratios: list[float]) -> tuple[float, float, float]:
 
 
 FIGURES: tuple[tuple[str, Callable, Callable], ...] = (
-    ("time", lambda r: bool(r.times), _times),
+    ("time", lambda r: r.spread is not None, _times),
     ("joules", lambda r: bool(r.joules), _joules),  # 0 J has no ratio
 )

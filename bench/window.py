@@ -9,10 +9,20 @@ from green_kernels import energy
 from .device import Device, State
 from .execute import Batch, Running
 from .figures import Window
-from .protocol import BLIND, BUSY, DRIFT_CELSIUS, FINE, MISMATCH, THROTTLED, Protocol
+from .protocol import (
+    BLIND,
+    BUSY,
+    DRIFT_CELSIUS,
+    FINE,
+    MISMATCH,
+    OTHERS,
+    THROTTLED,
+    Protocol,
+)
 
 COARSE = 0.02  # elsewhere; the device has work for longer than this
 STALLED = 1.0  # seconds, and 20 ticks, after which a counter that has not moved never will
+JIFFIES = 0.03  # s by which times of the kernel, in hundredths, may be out of step with ours
 HEAT_OR_BRAKE = {"thermal (software)", "thermal (hardware)", "power brake"}
 POWER_CAP = "power cap"  # the one way of being held back that is legal: it is labelled
 
@@ -109,7 +119,7 @@ def _measure(feed: Feed, protocol: Protocol, cycle: int) -> Window:
         if after < before:
             raise Refused("counter", f"the counter went back by {before - after:.3g} J")
     window = _window(feed, begin, end, joules - first, spans, states, cycle)
-    _gate(window, states, idle=feed.batch is None, protocol=protocol)
+    _gate(window, states, idle=feed.batch is None, protocol=protocol, cores=device.cores)
     return window
 
 
@@ -151,7 +161,7 @@ def _window(
     )
 
 
-def _gate(window: Window, states: list[State], idle: bool, protocol: Protocol) -> None:
+def _gate(window: Window, states: list[State], idle: bool, protocol: Protocol, cores: int) -> None:
     """Raise Refused where the window's figure would not be what it says."""
     if window.ticks < protocol.window_ticks:
         need = f"{protocol.window_ticks} are needed"
@@ -167,6 +177,11 @@ def _gate(window: Window, states: list[State], idle: bool, protocol: Protocol) -
             raise Refused("throttle", f"the counter of {reason} went back")
         if reason != POWER_CAP and fraction > THROTTLED:
             raise Refused("throttle", f"{reason} held the clocks for {fraction:.1%} of the window")
+    others = [s.others for s in (states[0], states[-1])]
+    if None not in others:
+        share = (others[1] - others[0] - JIFFIES) / (window.seconds * cores)
+        if share > OTHERS:
+            raise Refused("alone", f"other programs took {share:.0%} of the CPU's time")
     held = frozenset().union(*(s.held for s in states)) & HEAT_OR_BRAKE
     for reason in sorted(held - window.throttled.keys()):  # whose time nothing counts
         raise Refused("throttle", f"{reason} held the clocks at times")

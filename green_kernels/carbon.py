@@ -236,6 +236,8 @@ def emissions(
         reason = f"joules are not known: {reason or 'no reason given'}"
     else:
         energy, operational = f"{kwh(joules):.3g} kWh", kwh(joules) * pue * intensity.g_per_kwh
+        if not math.isfinite(operational):
+            raise ValueError(f"joules x pue x intensity is beyond all numbers, got {joules} J")
         reason = None
     return Emissions(
         operational_g=operational,
@@ -284,9 +286,13 @@ def per(emissions: Emissions, units: float, unit: str = "unit") -> Emissions:
 def _number(name: str, value: Any) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value) or value < 0:
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond all floats
+        number = math.inf
+    if not math.isfinite(number) or number < 0:
         raise ValueError(f"{name} must be finite and not negative, got {value!r}")
-    return float(value)
+    return number
 
 
 def _sum(one: float | None, other: float | None) -> float | None:

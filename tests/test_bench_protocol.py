@@ -1,6 +1,7 @@
 """The bench's energy protocol on a simulated GPU: known watts in, known joules out, or null."""
 
 import math
+import os
 import random
 
 import pynvml
@@ -161,15 +162,11 @@ FAULTS = {}
 
 @fault(("alone", "other processes are on the GPU: PID 4242"))
 def another_process_is_there(bench):
-    import os
-
     bench.board.pids = [os.getpid(), 4242]
 
 
 @fault(("alone", "other processes are on the GPU: PID 4242"))
 def another_process_comes(bench):
-    import os
-
     bench.clock.at(bench.clock() + 100, lambda: bench.board.pids.extend([os.getpid(), 4242]))
 
 
@@ -323,6 +320,22 @@ def test_quick_is_one_short_window_without_an_interval():
     assert len(ours.windows) == 1
     assert ours.net is None and "full protocol only" in ours.net_reason
     assert bench.clock() - start < 10
+
+
+def test_quick_too_refuses_a_gpu_that_others_use():
+    bench = Bench()
+    bench.board.pids = [os.getpid(), 4242]
+    for joules in bench.joules(QUICK).values():
+        is_null(joules, "alone", "PID 4242")
+
+
+def test_clocks_that_heat_holds_are_refused_though_no_counter_has_their_time():
+    bench = Bench()
+    bench.board.throttle("thermal (hardware)", 0.2)
+    for field in (75, 269, 270, 271):
+        bench.board.field_errors[field] = pynvml.NVML_ERROR_NOT_SUPPORTED
+    for joules in bench.joules().values():
+        is_null(joules, "throttle", "thermal (hardware) held the clocks at times")
 
 
 def test_a_counter_that_samples_a_quarter_of_the_time_is_still_right_for_a_steady_load():

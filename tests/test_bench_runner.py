@@ -95,6 +95,18 @@ def test_the_full_protocol_runs_on_a_cpu(clock, ones):
     assert ours.energy.net is None and "not identified" in ours.energy.net_reason
 
 
+def test_a_cpu_that_others_use_gives_no_joules(clock, ones):
+    """Of two cores, another program takes 20 % of one from the third window on."""
+    ways = {"torch fp32": Counted(clock, 0.02, ones)}
+    begin = clock() + 30
+    for share, status in ((0.05, "measured"), (0.2, "unavailable")):
+        others = lambda share=share: share * max(0.0, clock() - begin)  # noqa: E731
+        device = cpu(clock, FakeMeter(WATTS, clock=clock), others=others, cores=2)
+        r = run(clock, make_case(ways), FULL, device=device)["torch fp32"]
+        assert r.energy.status == status
+    assert "other programs took 10% of the CPU's time" in r.energy.failed["alone"]
+
+
 def test_without_a_meter_joules_say_why(clock, ones):
     case = make_case({"torch fp32": Counted(clock, 0.02, ones)})
     r = run(clock, case, device=cpu(clock))["torch fp32"]

@@ -105,6 +105,10 @@ def profile(
     """
     import torch
 
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds must be positive and finite, got {seconds}")
     args, kwargs = arguments(inputs)
     if devices is None and meters is None:
         devices = devices_of(model, (args, kwargs))
