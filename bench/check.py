@@ -1,21 +1,19 @@
 """Accept or reject a folder of results by its records alone, without trust in who wrote them."""
 
 import json
-import math
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from . import interval
-from .figures import Window
-from .protocol import BUSY, DRIFT_CELSIUS, THROTTLED, Protocol
-from .record import PROTOCOLS, Record
+from . import check_energy
+from .check_energy import EXACT
+from .protocol import MISMATCH
+from .record import Record, quartiles
 from .schema import CorruptRecord, lines
-from .window import POWER_CAP
-from .words import device_kind, group
+from .words import group
 
-EXACT = 1e-9  # relative, of joules against the median of its windows
 MACHINE = ("cpu", "cores", "gpu", "driver")
 
 
@@ -64,8 +62,12 @@ def check(folder: str | Path) -> list[Problem]:
     problems += _one_machine(records)
     problems += _duplicates(records)
     problems += _sensors(folder, records)
+    ways = {_run(line.record, line.record.way): line.record for line in reversed(records)}
     for line in records:
-        problems += [line.problem(what) for check in CHECKS for what in check(line.record)]
+        r = line.record
+        base = ways.get(_run(r, r.baseline))
+        problems += [line.problem(what) for check in CHECKS for what in check(r)]
+        problems += [line.problem(what) for check in COMPARED for what in check(r, base)]
     return sorted(problems, key=lambda p: (str(p.file), p.line or 0))
 
 
@@ -102,15 +104,20 @@ def _duplicates(lines: list[_Line]) -> Iterator[Problem]:
 
 
 def _key(line: _Line) -> tuple:
-    r = line.record
-    return r.case, r.shape, r.way, r.dtype, r.data, r.protocol, r.device, r.rank, r.date
+    return *_run(line.record, line.record.way), line.record.dtype
+
+
+def _run(r: Record, way: str) -> tuple:
+    """Return what names this way in the run of a record, whatever its dtype."""
+    return r.case, r.shape, way, r.data, r.protocol, r.device, r.rank, r.date
 
 
 def _sensors(folder: Path, lines: list[_Line]) -> Iterator[Problem]:
     """Check the records of the GPUs' energy counters, which joules by NVML stand on."""
-    uuids = {_uuid(line.record) for line in lines} - {None}
-    files = sorted(folder.glob("sensor*.json"))
-    for file in files:
+    drivers = group((line.record for line in lines if _uuid(line.record)), _uuid)
+    drivers = {uuid: {_driver(r) for r in records} for uuid, records in drivers.items()}
+    found = set()
+    for file in sorted(folder.glob("sensor*.json")):
         try:
             sensor = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
@@ -121,21 +128,40 @@ def _sensors(folder: Path, lines: list[_Line]) -> Iterator[Problem]:
             continue
         if sensor.get("device") == "cpu":  # RAPL has no second sensor to agree with
             continue
-        if sensor.get("agrees") is not True:
-            got = f"agrees is {sensor.get('agrees')!r}"
-            yield Problem(file, None, f"the energy counter and the power sensor disagree: {got}")
-        if uuids and sensor.get("uuid") not in uuids:
-            got = f"{sensor.get('uuid')!r}, the records' is {', '.join(sorted(uuids))}"
-            yield Problem(file, None, f"it is of another GPU: its uuid is {got}")
-    needs = [x for x in lines if x.record.joules is not None and x.record.energy.source == "nvml"]
-    needs = [line for line in needs if line.record.protocol == "full"]
-    if needs and not files:
-        what = "joules by NVML need a sensor*.json, which says that the counter agrees with power"
-        yield needs[0].problem(what)
+        found.add(str(sensor.get("uuid")))
+        yield from (Problem(file, None, what) for what in _sensor(sensor, drivers))
+    for line in lines:
+        r = line.record
+        nvml = r.joules is not None and r.energy.source == "nvml" and r.protocol == "full"
+        if nvml and _uuid(r) not in found:
+            what = "joules by NVML need a sensor*.json, which says that the counter agrees with"
+            yield line.problem(f"{what} power, of the GPU {_uuid(r)}")
+            found.add(_uuid(r))  # once for each GPU
+
+
+def _sensor(sensor: dict[str, Any], drivers: dict[str, set]) -> Iterator[str]:
+    """Check one GPU's sensor; drivers: of the records, by the uuid of their GPU."""
+    apart, uuid = sensor.get("disagreement"), str(sensor.get("uuid"))
+    disagree = "the energy counter and the power sensor disagree"
+    if sensor.get("agrees") is not True:
+        yield f"{disagree}: agrees is {sensor.get('agrees')!r}"
+    elif type(apart) not in (int, float) or not 0 <= apart <= MISMATCH:
+        yield f"{disagree}: disagreement must be 0 to {MISMATCH:g}, got {apart!r}"
+    if drivers and uuid not in drivers:
+        got = f"{uuid!r}, the records' is {', '.join(sorted(drivers))}"
+        yield f"it is of another GPU: its uuid is {got}"
+    elif drivers and {sensor.get("driver")} != drivers[uuid]:
+        got = f"{sensor.get('driver')!r}, the records' is {', '.join(map(repr, drivers[uuid]))}"
+        yield f"it is of another driver: {got}"
 
 
 def _uuid(r: Record) -> str | None:
     return r.machine.get("gpu_uuid")
+
+
+def _driver(r: Record) -> str | None:
+    board = r.machine.get("board")
+    return r.machine.get("driver") or (board.get("driver") if isinstance(board, dict) else None)
 
 
 def _commit(r: Record) -> Iterator[str]:
@@ -155,81 +181,44 @@ def _error(r: Record) -> Iterator[str]:
         yield f"it was timed, though its error {r.error:g} is above its tolerance {r.tolerance:g}"
 
 
-def _gates(r: Record) -> Iterator[str]:
-    energy = r.energy
-    for gate, reason in energy.failed.items():
-        for name in ("joules", "net", "difference", "ratio"):
-            if getattr(energy, name) is not None:
-                yield f"energy.{name} must be null: the gate {gate} failed ({reason})"
+def _flops(r: Record) -> Iterator[str]:
+    if not min(r.flops, 1) <= r.executed_flops <= r.flops:
+        yield f"executed_flops is {r.executed_flops}, of {r.flops} flops of the dense mathematics"
 
 
-def _figures(r: Record) -> Iterator[str]:
-    """Check joules and its interval against the windows."""
-    joules = r.energy.joules
-    if joules is None:
+def _time_ratio(r: Record, base: Record | None) -> Iterator[str]:
+    """Check the ratio and its quartiles against the times of both."""
+    if not r.times:
         return
-    values = [w.joules_per_call for w in r.energy.windows]
-    if not values:
-        yield "energy.joules has no windows to stand on"
+    if base is None or not base.times:
+        yield f"its ratio has no times of the baseline, {r.baseline}, in this run to stand on"
         return
-    median = statistics.median(values)
-    if not math.isclose(joules.value, median, rel_tol=EXACT, abs_tol=0):
-        yield f"energy.joules is {joules.value:.12g}, the median of its windows {median:.12g}"
-    if not joules.sure:
-        if len(values) >= interval.LEAST:
-            yield f"energy.joules has no interval, and {len(values)} windows give one"
-        return
-    again = interval.median(values, seed=1)
-    if not again.sure:
-        yield f"energy.joules has an interval, which {len(values)} windows do not give"
-        return
-    # Another draw of the bootstrap: its ends jump from one window to the next.
-    loose = 0.5 * (again.high - again.low) + 1e-6 * median
-    for name in ("low", "high"):
-        end, own = getattr(joules, name), getattr(again, name)
-        if not abs(end - own) <= loose:
-            yield f"energy.joules.{name} is {end:g}, by its windows it is about {own:g}"
-    if not joules.low <= joules.value <= joules.high:
-        yield f"energy.joules is {joules.value:g}, outside {joules.low:g} - {joules.high:g}"
-
-
-def _windows(r: Record) -> Iterator[str]:
-    """Check that there are enough windows, each long enough, busy, and steady."""
-    if r.joules is None:
-        return
-    windows, protocol = r.energy.windows, PROTOCOLS[r.protocol]
-    if len(windows) < protocol.windows:
-        least = f"at least {protocol.windows} windows"
-        yield f"the {protocol.name} protocol has {least}, got {len(windows)}"
-    for number, window in enumerate(windows, 1):
-        for what in _window(window, protocol, device_kind(r) == "cuda"):
-            yield f"window {number}: {what}"
-
-
-def _window(w: Window, protocol: Protocol, cuda: bool) -> Iterator[str]:
-    full = protocol.thorough
-    if w.ticks < protocol.window_ticks:
-        yield f"it has {w.ticks:.6g} ticks of the counter, less than {protocol.window_ticks}"
-    if w.seconds < protocol.window_seconds:
-        yield f"it has {w.seconds:.6g} s, less than {protocol.window_seconds:g} s"
-    if w.busy is None:
-        if cuda and full:
-            yield "it does not say how busy the GPU was"
-    elif w.busy < BUSY and cuda:
-        yield f"the GPU was busy for {w.busy:.2%} of it, less than {BUSY:.0%}"
-    if cuda and full and len(w.celsius) < 2:
-        yield "it does not say the temperature at its start and end"
-    if w.celsius and abs(drift := w.celsius[-1] - w.celsius[0]) > DRIFT_CELSIUS:
-        yield f"the temperature changed by {drift:+.1f} C, more than {DRIFT_CELSIUS:g} C"
-    for reason, fraction in w.throttled.items():
-        if reason != POWER_CAP and fraction > THROTTLED:
-            yield f"{reason} held the clocks for {fraction:.1%} of it"
+    if len(base.times) == len(r.times):
+        ratios = [base / own for base, own in zip(base.times, r.times, strict=True)]
+        low, high = quartiles(ratios)
+        exact = {"ratio": statistics.median(ratios), "ratio_low": low, "ratio_high": high}
+        bounds = {name: (value, value) for name, value in exact.items()}
+    else:  # whichever rounds belong together
+        all_of_them = min(base.times) / max(r.times), max(base.times) / min(r.times)
+        bounds = dict.fromkeys(("ratio", "ratio_low", "ratio_high"), all_of_them)
+    for name, (low, high) in bounds.items():
+        own = getattr(r, name)
+        if not low * (1 - EXACT) <= own <= high * (1 + EXACT):
+            by = f"{low:.6g}" if low == high else f"within {low:.6g} - {high:.6g}"
+            yield f"{name} is {own:.6g}, by its times and the baseline's it is {by}"
 
 
 CHECKS: tuple[Callable[[Record], Iterator[str]], ...] = (
     _commit,
     _error,
-    _gates,
-    _figures,
-    _windows,
+    _flops,
+    check_energy.gates,
+    check_energy.joules,
+    check_energy.net,
+    check_energy.labels,
+    check_energy.windows,
+)
+COMPARED: tuple[Callable[[Record, Record | None], Iterator[str]], ...] = (
+    _time_ratio,
+    check_energy.against_baseline,
 )

@@ -147,7 +147,7 @@ def print_verdicts(
 def _time(key: Key, a: Record, b: Record, threshold: float) -> Verdict:
     for name, r in (("A", a), ("B", b)):
         if not r.times:
-            wrong = name == "B" and r.status == "refused" and a.times
+            wrong = name == "B" and r.status == "refused"  # and A, looked at before it, was timed
             reason = f"{r.status} in {name}: {no_time(r)}"
             return Verdict(key, "time", WORSE if wrong else UNSURE, reason=reason)
     ratio, reason = _resampled(a.times, b.times, "rounds")

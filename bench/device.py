@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -27,8 +27,9 @@ class State:
     sm_mhz: float | None = None
     watts: float | None = None  # by its power sensor, averaged over its window
     throttled: dict[str, float] = field(default_factory=dict)  # seconds so far, by reason
-    held: frozenset[str] = frozenset()  # the reasons why its clocks are not higher
+    held: frozenset[str] | None = None  # the reasons why its clocks are not higher
     others: float | None = None  # seconds that other programs have had of all its cores
+    suspended: float = 0.0  # seconds that the machine has slept so far
 
 
 @dataclass
@@ -43,11 +44,13 @@ class Device:
     clock: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
     others: Callable[[], float | None] = lambda: None  # of a State; None: it cannot tell
+    suspended: Callable[[], float] = energy.suspended_seconds
     cores: int = 1
+    has_power_sensor: ClassVar[bool] = False  # beside the energy counter, to check it by
 
     def state(self) -> State:
         """Return what can be read now; raise energy.Unavailable where that fails."""
-        return State(self.meter.read(), others=self.others())
+        return State(self.meter.read(), others=self.others(), suspended=self.suspended())
 
     def gates(self) -> dict[str, str]:
         """Return the reasons, by gate, why nothing measured now would be this program's alone."""
@@ -68,6 +71,8 @@ class Device:
 class Gpu(Device):
     """A GPU, by its NVML board."""
 
+    has_power_sensor = True
+
     def __init__(self, board: energy.Board | None, **more: Any):
         """Take the board, or None and `no_meter` saying why there is none."""
         super().__init__(**more)
@@ -87,7 +92,8 @@ class Gpu(Device):
             sm_mhz=self.board.sm_mhz(),
             watts=sample.instant_watts if watts is None else watts,
             throttled=dict(sample.throttled),
-            held=frozenset(self.board.event_reasons()),
+            held=self.board.event_reasons(),
+            suspended=self.suspended(),
         )
 
     def gates(self) -> dict[str, str]:

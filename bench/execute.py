@@ -86,12 +86,9 @@ class Cuda:
     depth = 3
 
     def __init__(self, device: str):
-        """Make the stream, and the event from which times count."""
+        """Make the stream."""
         self.device = device
         self.stream = torch.cuda.Stream(device)
-        with torch.cuda.stream(self.stream):
-            self.origin = torch.cuda.Event(enable_timing=True)
-            self.origin.record()
 
     def batch(self, calls: Sequence[Call], count: int, graph: bool = True) -> "_Launches":
         """Return a batch of a graph; of plain launches if the calls cannot be captured."""
@@ -108,14 +105,15 @@ class Cuda:
         return _Launches(self, calls, len(calls))
 
     def _capture(self, calls: list[Call]) -> torch.cuda.CUDAGraph:
+        # The outer block puts the stream back also where the end of a capture fails.
         with torch.cuda.stream(self.stream):
             for call in calls[:3]:  # what a first call sets up must not be captured
                 call()
-        self.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            for call in calls:
-                call()
+            self.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self.stream):
+                for call in calls:
+                    call()
         return graph
 
     def synchronize(self) -> None:
@@ -126,6 +124,9 @@ class Cuda:
 class _Launches:
     def __init__(self, owner: Cuda, launches: list[Call], calls: int):
         self.owner, self.launches, self.calls = owner, launches, calls
+        with torch.cuda.stream(owner.stream):
+            self.origin = torch.cuda.Event(enable_timing=True)  # from which its times count
+            self.origin.record()
 
     def start(self) -> "_Events":
         with torch.cuda.stream(self.owner.stream):
@@ -134,7 +135,7 @@ class _Launches:
             for launch in self.launches:
                 launch()
             events[1].record()
-        return _Events(self.owner.origin, *events)
+        return _Events(self.origin, *events)
 
 
 class _Events:

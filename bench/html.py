@@ -9,7 +9,7 @@ from .grid import Grid
 from .markdown import markdown
 from .palette import STYLES, Style, styles
 from .plots import Plot, plots
-from .protocol import BLIND, MISMATCH
+from .protocol import FULL, MISMATCH, blind
 from .record import Record
 from .report import TITLES, Notes, filled
 from .summary import Mean, geometric_means
@@ -103,7 +103,7 @@ def _page(records: Sequence[Record], grams: Grid | None) -> tuple[str, list[Plot
     text = environment.get_template(TEMPLATE).render(
         parts=parts,
         colours=list(enumerate(STYLES)),
-        edge=f"{BLIND * 1e3:g} ms",
+        edge=f"{blind(FULL.window_seconds) * 1e3:g} ms",
         systematic=f"{MISMATCH:.0%}",
     )
     return text, [plot for part in parts for of in part.plots.values() for plot in of]

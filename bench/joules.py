@@ -6,12 +6,12 @@ from statistics import fmean
 
 from green_kernels import energy
 
-from . import interval
+from . import gates, interval
 from .device import Device
 from .execute import Batch
 from .figures import Energy, Interval, Window
+from .gates import POWER_CAP, Refused
 from .protocol import (
-    BLIND,
     HALF_WIDTH,
     POWER_LIMITED,
     REPEATS,
@@ -21,8 +21,9 @@ from .protocol import (
     SETTLED_CELSIUS,
     SETTLED_WATTS,
     Protocol,
+    blind,
 )
-from .window import POWER_CAP, Feed, Refused, measure
+from .window import Feed, measure
 
 
 def turn(names: list[str], number: int) -> list[str]:
@@ -45,6 +46,7 @@ class Joules:
     idle: list[Window] = field(default_factory=list)
     failed: dict[str, dict[str, str]] = field(default_factory=dict)  # by way, then gate
     repeated: dict[str, int] = field(default_factory=dict)
+    no_idle: str | None = None  # why idle power is not known at the end
 
     def measure(self) -> dict[str, Energy]:
         """Return the energy of each way, or why there is none."""
@@ -65,7 +67,10 @@ class Joules:
         least, left = self.least_seconds(), self._left()
         if left < least:
             raise Refused("budget", f"its windows take {least:.0f} s, and {left:.0f} s are left")
-        self._check_surroundings()
+        try:
+            gates.surroundings(self.device)  # rather now than after minutes of warming up
+        except energy.Unavailable as reason:
+            raise Refused("counter", str(reason)) from None
         if self.protocol.thorough:
             self.progress("idle power")
             self.idle.append(self._window(None, 0))
@@ -89,10 +94,14 @@ class Joules:
         """Run until temperature and power stand still."""
         clock, meter = self.device.clock, self.device.meter
         start, watts, celsius = clock(), [], []
-        time, joules = feed.edge()
-        while clock() - start < min(SETTLE_SECONDS, self._left()):
+        unsure = blind(SETTLE_BLOCK)
+        time, joules = feed.edge(unsure)
+        while clock() - start < SETTLE_SECONDS:
+            if self._left() < self.protocol.windows * self.seconds_of_cycle():
+                took = f"{clock() - start:.0f} s of warming up"
+                raise Refused("budget", f"{took} left too little time for the windows")
             feed.run(SETTLE_BLOCK - meter.tick)
-            now, more = feed.edge()
+            now, more = feed.edge(unsure)
             watts.append((more - joules) / (now - time))
             celsius.append(self.device.state().celsius)
             time, joules = now, more
@@ -106,17 +115,20 @@ class Joules:
         for cycle in range(self.protocol.most_windows):
             if self._left() < self.seconds_of_cycle():
                 break
-            self._check_surroundings()
             for way in turn(list(self.batches), cycle):
                 if not self.failed[way]:
                     self.progress(f"window {cycle + 1} of {way}")
                     self._add(way, cycle)
             live = [way for way in self.batches if not self.failed[way]]
-            if cycle + 1 >= self.protocol.windows and all(self._converged(way) for way in live):
+            # Looked at seldom: who stops as soon as an interval happens to be narrow, is too sure.
+            looked = (cycle + 1) % self.protocol.windows == 0
+            if looked and all(self._converged(way) for way in live):
                 break
-        self._check_surroundings()  # and what came while the last windows ran
         if self.protocol.thorough:
-            self.idle.append(self._window(None, 0))
+            try:
+                self.idle.append(self._window(None, 0))
+            except Refused as refused:  # only what is net of it is lost
+                self.no_idle = f"idle power: {refused.reason}"
 
     def _add(self, way: str, cycle: int) -> None:
         for attempt in range(REPEATS + 1):
@@ -132,13 +144,6 @@ class Joules:
     def _window(self, way: str | None, cycle: int) -> Window:
         batch = None if way is None else self.batches[way]
         return measure(self.device, batch, self.protocol, cycle)
-
-    def _check_surroundings(self) -> None:
-        try:
-            for gate, reason in self.device.gates().items():
-                raise Refused(gate, reason)
-        except energy.Unavailable as reason:
-            raise Refused("counter", str(reason)) from None
 
     def least_seconds(self) -> float:
         """Return about how long everything takes at the least, in windows and around them."""
@@ -198,10 +203,12 @@ class Joules:
         """Return joules per call beyond the idle device's, where they can be told from none."""
         if not self.idle:
             return None, "idle power is measured by the full protocol only"
+        if self.no_idle is not None:
+            return None, self.no_idle
         idle = [w.watts for w in self.idle]
         net = interval.median([(w.watts - fmean(idle)) * w.seconds_per_call for w in windows])
         # Beyond the spread of windows: idle power that changed, and edges whose time is unsure.
-        edges = BLIND / min(w.seconds for w in windows) * max(w.watts for w in windows)
+        edges = max(blind(w.seconds) / w.seconds * w.watts for w in windows)
         unsure = ((max(idle) - min(idle)) / 2 + edges) * windows[0].seconds_per_call
         if net.low - unsure <= 0:
             return None, "not identified: its power cannot be told from the idle device's"

@@ -25,12 +25,11 @@ class Protocol:
 
 
 # A tick at either end may be missed by the time that the counter is read: 20 ticks bound that error
-# even unaligned to 5 %; of aligned ones, BLIND is what is left of it.
-QUICK = Protocol("quick", 0.3, 5, 1, 1, 0.1, 20, 0.2, False)
+# even unaligned to 5 %; of aligned ones, `blind` is what is left of it.
+QUICK = Protocol("quick", 0.3, 5, 1, 1, 0.5, 20, 0.2, False)
 FULL = Protocol("full", 1.0, 11, 10, 30, 5.0, 50, 1.0, True)
 
 FINE = 0.0005  # seconds between polls where a tick is expected
-BLIND = 0.002  # the most that a tick's time may be unsure by: 0.04 % of a window of 5 s
 BUSY = 0.99  # least fraction of a window in which the GPU works
 DRIFT_CELSIUS = 3.0  # most change of temperature within a window
 MISMATCH = energy.TOLERANCE  # most that counter and power reading may differ by
@@ -44,3 +43,11 @@ SETTLE_BLOCK = 5.0  # s whose mean power is compared with that of the next
 SETTLE_BLOCKS = 3  # at the least
 SETTLED_WATTS = 0.01  # relative change from one block to the next
 SETTLED_CELSIUS = 0.5  # change over two blocks
+
+
+def blind(length: float) -> float:
+    """Return the most seconds that a tick's time may be unsure by, at the edges of a window.
+
+    It is a thousandth of the window, but not less than reading a counter may take.
+    """
+    return max(0.002, length / 1000)

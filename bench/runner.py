@@ -3,7 +3,7 @@
 import datetime
 import math
 import statistics
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,12 +57,13 @@ class Runner:
         """
         self.progress("building")
         try:
-            case = self._build(build, 0)
-        except Unavailable as reason:  # such as activations of a model that is not installed
-            case = Case.unavailable("op", reason)
-        copies = self._copies(case)
-        records = _Records(self, name, shape, case, copies)
-        ready = self._check(case, build, records, deadline)
+            cases = [self._build(build, 0)]
+            for copy in range(1, self._copies(cases[0])):
+                cases.append(self._build(build, copy))
+        except (Unavailable, Refused) as reason:  # such as activations of a model not installed
+            cases = [Case.unavailable("op", Unavailable(str(reason)))]
+        records = _Records(self, name, shape, cases)
+        ready = self._check(cases, records, deadline)
         times, batches = self._time(ready, records, deadline)
         for way in ready:
             records.time(way, times[way], batches[way].calls)
@@ -87,10 +88,13 @@ class Runner:
         return min(MOST_COPIES, max(1, math.ceil(BEYOND * cache / case.bytes)))
 
     def _check(
-        self, case: Case, build: Callable[[str], Case], records: "_Records", deadline: float | None
+        self, cases: Sequence[Case], records: "_Records", deadline: float | None
     ) -> dict[str, Ready]:
-        """Return the ways that may be timed; note the error of each, or why it may not."""
-        others = [self._build(build, copy) for copy in range(1, records.copies)]
+        """Return the ways that may be timed; note the error of each, or why it may not.
+
+        cases: the same case on each copy of its buffers
+        """
+        case = cases[0]
         if deadline is not None:  # or there would be no time left to time what was checked
             now = self.device.clock()
             deadline = now + CHECKING * (deadline - now)
@@ -104,11 +108,11 @@ class Runner:
                 continue
             self.progress(f"checking {name}")
             try:
-                made = [ways.make(one, name) for one in (case, *others)]
+                made = [ways.make(one, name) for one in cases]
                 if self.dtypes and made[0].dtype not in self.dtypes and name != baseline:
                     continue
                 start = self.device.clock()
-                pairs = zip((case, *others), made, strict=True)
+                pairs = zip(cases, made, strict=True)
                 outputs = [ways.output(one, way, self.device) for one, way in pairs]
                 seconds = (self.device.clock() - start) / len(made)
             except Unavailable as reason:
@@ -144,16 +148,29 @@ class Runner:
                 del ready[name]
                 continue
             self.progress(f"warming up {name}")
-            batches[name] = way.batch(self.device, share)
+            try:
+                with ways.refusing():
+                    batches[name] = way.batch(self.device, share)
+            except Refused as reason:
+                records.drop(name, reason, ready)
+                if not ready:
+                    return {}, {}
         times: dict[str, list[float]] = {name: [] for name in ready}
         for number in range(self.protocol.rounds):
             if number and self._is_late(deadline):  # one round is the least there is
                 break
             self.progress(f"round {number + 1} of {self.protocol.rounds}")
             for name in turn(list(ready), number):
+                if name not in ready:  # the baseline failed in this very round
+                    continue
                 self.device.executor.synchronize()
-                running = batches[name].start()
-                self.device.executor.synchronize()
+                try:
+                    with ways.refusing():
+                        running = batches[name].start()
+                        self.device.executor.synchronize()
+                except Refused as reason:
+                    records.drop(name, reason, ready)
+                    continue
                 begin, end = running.span()
                 times[name].append((end - begin) / batches[name].calls)
         return times, batches
@@ -165,8 +182,9 @@ class Runner:
 class _Records:
     """The records of one case while it runs: fields by way."""
 
-    def __init__(self, runner: Runner, name: str, shape: str, case: Case, copies: int):
-        self.case, self.runner, self.copies = case, runner, copies
+    def __init__(self, runner: Runner, name: str, shape: str, cases: Sequence[Case]):
+        self.case, self.runner = cases[0], runner
+        case, copies = cases[0], len(cases)
         cache = runner.device.cache_bytes
         self.common = {
             "case": name,
@@ -193,6 +211,14 @@ class _Records:
         """Note that a way is not timed, and why."""
         energy = Energy(reason=f"not timed: {reason}")
         self.fields[way] = {"status": status, "reason": reason, "energy": energy, **more}
+
+    def drop(self, way: str, reason: Refused, ready: dict[str, Ready]) -> None:
+        """Note that a way failed while it was timed; without the baseline there are no ratios."""
+        baseline = self.common["baseline"]
+        for name in list(ready) if way == baseline else [way]:
+            words = str(reason) if name == way else f"{baseline} failed: {reason}"
+            self.leave(name, "refused", words)
+            del ready[name]
 
     def check(self, name: str, way: Way, outputs: list[Tensor], expected: list[Tensor]) -> bool:
         """Note the error of a way, the largest over the copies; return whether to time it."""

@@ -5,7 +5,7 @@ import statistics
 from dataclasses import dataclass
 
 from . import interval
-from .protocol import BLIND
+from .protocol import blind
 from .record import Record
 
 
@@ -41,7 +41,7 @@ def budget(r: Record) -> Budget | None:
         seconds=seconds,
         tick=tick,
         unaligned=tick / (math.sqrt(6) * seconds),
-        aligned=BLIND / (math.sqrt(6) * seconds),
+        aligned=blind(seconds) / (math.sqrt(6) * seconds),
         spread=statistics.stdev(values) / statistics.mean(values) if len(values) > 1 else None,
         drift=_drift(values),
         half_width=interval.half_width(r.energy.joules),

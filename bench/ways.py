@@ -17,7 +17,6 @@ from .figures import Energy
 from .joules import Joules
 from .protocol import Protocol
 
-FAULTS = (RuntimeError, ImportError, AssertionError, TypeError, ValueError)
 WARM_SECONDS = 0.05  # of calls before a way is timed: caches, pools and clocks settle
 BATCH_SECONDS = 0.03  # of a batch in a window of energy: longer than a poll, far below a window
 
@@ -53,28 +52,31 @@ class Ready:
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
+def refusing() -> Iterator[None]:
     """Raise Refused for what a way raises, so that a peer's fault does not end the run."""
     try:
         yield
-    except FAULTS as error:
+    except Unavailable:
+        raise
+    except Exception as error:
         line = next((line for line in str(error).splitlines() if line.strip()), "no message")
         raise Refused(f"{type(error).__name__}: {line}") from error
 
 
+@refusing()
 def build(
     case: Callable[[str], Case], device: Device, recipe: str = "normal", seed: int = 0
 ) -> Case:
     """Return a case on a device, its inputs drawn by a recipe from a seed.
 
-    Raises Unavailable where what all ways need is not there.
+    Raises Unavailable where what all ways need is not there, Refused where it fails.
     """
     # Weights made in inference_mode would be inference tensors, which some peers cannot change.
     with torch.inference_mode(False), torch.no_grad(), data.recipe(recipe, seed):
         return case(device.name)
 
 
-@_refusing()
+@refusing()
 def make(case: Case, name: str) -> Way:
     """Return a way ready to be called, with the case's figures where it has none of its own.
 
@@ -91,7 +93,7 @@ def make(case: Case, name: str) -> Way:
     )
 
 
-@_refusing()
+@refusing()
 @torch.inference_mode()
 def output(case: Case, way: Way, device: Device) -> Tensor:
     """Return what of a way's result is compared, once the device has computed it.

@@ -1,39 +1,19 @@
 """A window of energy: the device kept busy from before its first tick until after its last."""
 
 from collections import deque
-from itertools import pairwise
 from statistics import fmean
 
 from green_kernels import energy
 
+from . import gates
 from .device import Device, State
 from .execute import Batch, Running
 from .figures import Window
-from .protocol import (
-    BLIND,
-    BUSY,
-    DRIFT_CELSIUS,
-    FINE,
-    MISMATCH,
-    OTHERS,
-    THROTTLED,
-    Protocol,
-)
+from .gates import Refused
+from .protocol import FINE, Protocol, blind
 
-COARSE = 0.02  # elsewhere; the device has work for longer than this
+COARSE = 0.02  # s between polls where no tick is expected; the device has work for longer than this
 STALLED = 1.0  # seconds, and 20 ticks, after which a counter that has not moved never will
-JIFFIES = 0.03  # s by which times of the kernel, in hundredths, may be out of step with ours
-HEAT_OR_BRAKE = {"thermal (software)", "thermal (hardware)", "power brake"}
-POWER_CAP = "power cap"  # the one way of being held back that is legal: it is labelled
-
-
-class Refused(Exception):
-    """A gate that a window, or what surrounds it, did not pass."""
-
-    def __init__(self, gate: str, reason: str):
-        """Name the gate, and what was found."""
-        super().__init__(reason)
-        self.gate, self.reason = gate, reason
 
 
 class Feed:
@@ -50,7 +30,11 @@ class Feed:
         while self.flight and self.flight[0].done():
             self.spans.append(self.flight.popleft().span())
         while self.batch and len(self.flight) < self.device.executor.depth:
-            self.flight.append(self.batch.start())
+            try:
+                self.flight.append(self.batch.start())
+            except Exception as error:  # of a peer, which must not end the run
+                line = str(error).partition("\n")[0]
+                raise Refused("way", f"a call raised {type(error).__name__}: {line}") from error
 
     def wait(self, seconds: float) -> None:
         """Let time pass, the device being fed; on a CPU its calls take the time themselves."""
@@ -64,24 +48,32 @@ class Feed:
         while (left := until - self.device.clock()) > 0:
             self.wait(min(COARSE, left))
 
-    def edge(self) -> tuple[float, float]:
-        """Return time and joules of the counter's next tick; raise Refused if none is seen."""
+    def edge(self, unsure: float) -> tuple[float, float]:
+        """Return time and joules of the counter's next tick; raise Refused if none is seen.
+
+        unsure: the most seconds that its time may be unsure by; other ticks are let pass.
+        """
         clock, meter = self.device.clock, self.device.meter
         start = before = clock()
         first = last = meter.read()
         while before - start <= STALLED + 20 * meter.tick:
             self.wait(FINE)
-            after, joules = clock(), meter.read()
-            if joules < last:
-                raise Refused("counter", f"the counter went back by {last - joules:.3g} J")
-            # It moved since the last poll, and within a tick: a CPU's polls are far apart.
-            earliest = max(before, after - meter.tick)
-            if joules > last and after - earliest <= BLIND:
-                return (earliest + after) / 2, joules
-            before, last = after, joules
+            begin, joules, end = clock(), meter.read(), clock()
+            gates.counter([last, joules])
+            # It moved since the last reading began, and within a tick: a CPU's polls are far apart.
+            earliest = max(before, begin - meter.tick)
+            if joules > last and end - earliest <= unsure:
+                return (earliest + end) / 2, joules
+            before, last = begin, joules
         if last == first:
             raise Refused("counter", f"the counter stood still for {before - start:.3g} s")
         raise Refused("edges", "whenever the counter ticked, the host was away: its time is unsure")
+
+    def finish(self) -> None:
+        """Wait for the batch that runs now, and take it out."""
+        while self.flight and not self.flight[0].done():
+            self.device.sleep(FINE)
+        self.pump()
 
 
 def measure(device: Device, batch: Batch | None, protocol: Protocol, cycle: int = 0) -> Window:
@@ -100,92 +92,57 @@ def measure(device: Device, batch: Batch | None, protocol: Protocol, cycle: int 
 
 
 def _measure(feed: Feed, protocol: Protocol, cycle: int) -> Window:
-    device = feed.device
-    tick = device.meter.tick
+    device, tick = feed.device, feed.device.meter.tick
+    length = protocol.window_length(tick)
+    start = device.clock()
     feed.run(protocol.lead_seconds)
-    begin, first = feed.edge()
-    feed.spans.clear()  # of batches that ended before
-    states = [device.state()]
+    gates.surroundings(device)
+    begin, first = feed.edge(blind(length))
+    feed.spans.clear()  # of batches that ended before; the one that runs now is kept
+    states = [(device.clock() - start, device.state())]
     # As short before a tick as can be, which is then met in a few polls.
-    until = begin + protocol.window_length(tick) + max(FINE, tick - 10 * FINE)
+    until = begin + length + max(FINE, tick - 10 * FINE)
     while device.clock() < until:
         feed.run(min(max(tick, COARSE), until - device.clock()))
-        states.append(device.state())
-    end, joules = feed.edge()
-    spans = list(feed.spans)
-    seen = [first, *(state.joules for state in states), joules]
-    states.append(device.state())
-    for before, after in pairwise(seen):
-        if after < before:
-            raise Refused("counter", f"the counter went back by {before - after:.3g} J")
-    window = _window(feed, begin, end, joules - first, spans, states, cycle)
-    _gate(window, states, idle=feed.batch is None, protocol=protocol, cores=device.cores)
+        states.append((device.clock() - start, device.state()))
+    end, last = feed.edge(blind(length))
+    states.append((device.clock() - start, device.state()))
+    feed.finish()
+    gates.surroundings(device)
+    gates.counter([first, *(state.joules for _, state in states[:-1]), last])
+    window = _window(feed, end - begin, last - first, [state for _, state in states], cycle)
+    if window.ticks < protocol.window_ticks:
+        need = f"{protocol.window_ticks} are needed"
+        raise Refused("length", f"the window has {window.ticks:.0f} ticks of the counter, {need}")
+    if feed.batch is not None:  # idle, it cools down, and what its clocks do is its own affair
+        gates.window(window, states, device)
     return window
 
 
-def _window(
-    feed: Feed,
-    begin: float,
-    end: float,
-    joules: float,
-    spans: list[tuple[float, float]],
-    states: list[State],
-    cycle: int,
-) -> Window:
+def _window(feed: Feed, seconds: float, joules: float, states: list[State], cycle: int) -> Window:
     """Put what was seen between the edges into one record."""
-    seconds = end - begin
     if feed.batch is None:
         busy, per_call = None, seconds  # an idle second is a call of its own
-    elif not spans:
-        raise Refused("length", f"no batch of calls ended within the window of {seconds:.3g} s")
     else:
-        worked = sum(b - a for a, b in spans)
-        busy = worked / (spans[-1][1] - spans[0][0])
-        per_call = worked / (len(spans) * feed.batch.calls)
+        gates.events(feed.spans, seconds)
+        covered = feed.spans[-1][1] - feed.spans[0][0]
+        busy = sum(end - begin for begin, end in feed.spans) / covered
+        # Gaps are in it: their joules are in the power, too.
+        per_call = covered / (len(feed.spans) * feed.batch.calls)
     clocks = [s.sm_mhz for s in states if s.sm_mhz is not None]
-    celsius = [s.celsius for s in (states[0], states[-1]) if s.celsius is not None]
+    before, after = states[0].throttled, states[-1].throttled
     return Window(
         seconds=seconds,
         joules=joules,
         ticks=seconds / feed.device.meter.tick,
         seconds_per_call=per_call,
         busy=busy,
-        celsius=tuple(celsius),
+        celsius=tuple(s.celsius for s in (states[0], states[-1]) if s.celsius is not None),
         sm_mhz=(fmean(clocks), min(clocks)) if clocks else (),
         throttled={
-            reason: (states[-1].throttled[reason] - since) / seconds
-            for reason, since in states[0].throttled.items()
-            if reason in states[-1].throttled
+            reason: (after[reason] - before[reason]) / seconds
+            for reason in before
+            if reason in after
         },
         cycle=cycle,
     )
-
-
-def _gate(window: Window, states: list[State], idle: bool, protocol: Protocol, cores: int) -> None:
-    """Raise Refused where the window's figure would not be what it says."""
-    if window.ticks < protocol.window_ticks:
-        need = f"{protocol.window_ticks} are needed"
-        raise Refused("length", f"the window has {window.ticks:.0f} ticks of the counter, {need}")
-    if idle:  # it cools down, and what its clocks do is its own affair
-        return
-    if window.busy is not None and window.busy < BUSY:
-        raise Refused("busy", f"the device worked {window.busy:.1%} of the window, not {BUSY:.0%}")
-    if window.celsius and abs(drift := window.celsius[-1] - window.celsius[0]) > DRIFT_CELSIUS:
-        raise Refused("temperature", f"it changed by {drift:+.1f} C within the window")
-    for reason, fraction in window.throttled.items():
-        if fraction < 0:
-            raise Refused("throttle", f"the counter of {reason} went back")
-        if reason != POWER_CAP and fraction > THROTTLED:
-            raise Refused("throttle", f"{reason} held the clocks for {fraction:.1%} of the window")
-    others = [s.others for s in (states[0], states[-1])]
-    if None not in others:
-        share = (others[1] - others[0] - JIFFIES) / (window.seconds * cores)
-        if share > OTHERS:
-            raise Refused("alone", f"other programs took {share:.0%} of the CPU's time")
-    held = frozenset().union(*(s.held for s in states)) & HEAT_OR_BRAKE
-    for reason in sorted(held - window.throttled.keys()):  # whose time nothing counts
-        raise Refused("throttle", f"{reason} held the clocks at times")
-    watts = [s.watts for s in states if s.watts is not None]
-    if watts and abs(window.watts / (seen := fmean(watts)) - 1) > MISMATCH:
-        both = f"{window.watts:.4g} W by the energy counter, {seen:.4g} W by the power sensor"
-        raise Refused("sensor", f"{both}: more than {MISMATCH:.0%} apart")

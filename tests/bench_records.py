@@ -20,12 +20,20 @@ GPU = MACHINE | {
     "driver": "600.1",
     "gpu_uuid": "GPU-00000000-0000-0000-0000-000000000000",
 }
-FULL = {"seconds": 5.0, "ticks": 50.0, "busy": 0.998, "celsius": (60.0, 60.5)}
+FREE = {"power cap": 0.0, "thermal": 0.0, "power brake": 0.0}  # nothing held the clocks
+FULL = {
+    "seconds": 5.0,
+    "ticks": 50.0,
+    "busy": 0.998,
+    "celsius": (60.0, 60.5),
+    "sm_mhz": (1755.0, 1740.0),
+    "throttled": FREE,
+}
 
 
 def windows(joules_per_call, seconds_per_call=1e-3, **more):
     """A window for each figure of joules per call, as the full protocol would have it."""
-    more = FULL | {"throttled": {"power cap": 0.0}} | more
+    more = FULL | more
     return tuple(
         Window(
             joules=joules / seconds_per_call * more["seconds"],
@@ -40,7 +48,10 @@ def windows(joules_per_call, seconds_per_call=1e-3, **more):
 def measured(of_windows, **more):
     """The energy of a way from its windows."""
     joules = interval.median([w.joules_per_call for w in of_windows])
-    fields = {"source": "nvml", "converged": True, "power_limited": False}
+    width = interval.half_width(joules)
+    capped = [w.throttled["power cap"] for w in of_windows if "power cap" in w.throttled]
+    fields = {"source": "nvml", "converged": None if width is None else width <= 0.01}
+    fields["power_limited"] = max(capped) > 0.01 if capped else None
     fields["net_reason"] = "idle power was not measured"
     fields |= {"windows": tuple(of_windows)} | more
     return Energy(status="measured", reason=None, joules=joules, **fields)

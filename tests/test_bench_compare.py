@@ -188,6 +188,31 @@ def test_a_threshold_without_sense_is_refused(threshold):
         compare.compare([], [], threshold=threshold)
 
 
+def test_a_gain_that_is_unsure_is_not_the_same():
+    """Its interval is from far below to just within the threshold."""
+    a = make([1.0] * 8)
+    b = make([0.5] * 3 + [0.52] + [1.0] * 4)
+    time = verdicts(a, b)["time"]
+    assert time.ratio.low < 0.98 < time.ratio.high <= 1.02
+    assert time.verdict == "UNSURE" and "the interval holds 0.98" in time.reason
+
+
+def test_what_was_never_timed_did_not_become_worse():
+    """Not even with a wrong result: A has none to compare it with."""
+    joules = on_gpu(STEADY).energy  # so that both have a verdict
+    never = make((), status="unavailable", reason="not installed", energy=joules)
+    wrong = make((), status="refused", reason="off by 0.3", energy=joules)
+    assert verdicts(never, wrong).keys() == {"joules"}
+    for a, b in ((never, make()), (wrong, make())):
+        found = verdicts(a, b)["time"]
+        assert found.verdict == "UNSURE" and f"{a.status} in A" in found.reason
+    assert compare._time(compare.Key.of(never), never, wrong, 0.02).verdict == "UNSURE"
+
+
+def test_joules_of_one_card_are_not_flagged():
+    assert compare.warnings([on_gpu(STEADY)], [on_gpu(scaled(1.1))]) == []
+
+
 def test_windows_of_another_length_do_not_matter():
     """Joules per call are power times the time of a call."""
     long = measured(windows(STEADY, seconds=10.0, ticks=100.0))

@@ -29,7 +29,7 @@ class Bench:
     """A simulated machine, and one case of two ways on it."""
 
     def __init__(self, base=BASE_WATTS, ours=OURS_WATTS, gap=0.0, second=None, **board):
-        self.clock = EventClock()
+        self.clock, self.progress = EventClock(), lambda step: None
         boards = [FakeBoard(phase=0.037, **board)]
         self.nvml = FakeNvml(self.clock, boards if second is None else [*boards, second])
         self.board = boards[0]
@@ -39,13 +39,14 @@ class Bench:
             "ours": FakeCall(OURS_SECONDS, ours, torch.ones(4)),
         }
 
-    def joules(self, protocol=FULL, deadline=None, progress=lambda step: None):
+    def joules(self, protocol=FULL, deadline=None, progress=None):
         """The energy of each way, from Joules alone."""
         executor = self.device.executor
         batches = {
             way: executor.batch([call], round(0.03 / call.seconds))
             for way, call in self.calls.items()
         }
+        progress = progress or self.progress
         return Joules(self.device, protocol, batches, deadline, progress).measure()
 
     def records(self, protocol=FULL, **more):
@@ -194,6 +195,63 @@ def the_counter_gains_a_tenth(bench):
     bench.board.counter_gain = 1.1
 
 
+@fault(("sensor", "no power reading to check"))
+def the_power_reading_goes_away(bench):
+    def lose():
+        for field in (pynvml.NVML_FI_DEV_POWER_AVERAGE, pynvml.NVML_FI_DEV_POWER_INSTANT):
+            bench.board.field_errors[field] = pynvml.NVML_ERROR_UNKNOWN
+
+    bench.clock.at(bench.clock() + 90, lose)
+
+
+@fault(("sensor", "W by the energy counter"))
+def the_counter_gains_a_tenth_later_on(bench):
+    bench.clock.at(bench.clock() + 90, lambda: setattr(bench.board, "counter_gain", 1.1))
+
+
+@fault(("throttle", "nothing says whether power brake held the clocks"))
+def nothing_is_known_of_the_clocks(bench):
+    for field in (75, 269, 270, 271):
+        bench.board.field_errors[field] = pynvml.NVML_ERROR_NOT_SUPPORTED
+    function = "nvmlDeviceGetCurrentClocksEventReasons"
+    bench.board.errors[function] = pynvml.NVML_ERROR_NOT_SUPPORTED
+
+
+@fault(("temperature", "it changed by"))
+def it_gets_hot_in_the_middle_of_each_window(bench):
+    celsius = bench.device.board.temperature
+    begin = bench.clock()
+    bench.device.board.temperature = lambda: celsius() + 15 * (int(bench.clock() - begin) % 3 == 0)
+
+
+@fault(("clock", "the machine was suspended within the window"))
+def the_machine_sleeps(bench):
+    bench.device.suspended = lambda: 120.0 * (bench.clock() // 3)
+
+
+@fault(("events", "it waited, or its times are wrong"))
+def the_events_of_the_device_lie(bench):
+    bench.device.executor.scale = 0.5
+
+
+@fault(("alone", "PID 4242"))
+def another_process_is_there_in_the_windows_only(bench):
+    def progress(step):
+        bench.board.pids = [os.getpid(), 4242] if step.startswith("window") else []
+
+    bench.progress = progress
+
+
+@fault(("way", "a call raised RuntimeError: CUDA out of memory"))
+def the_calls_run_out_of_memory(bench):
+    def out_of_memory(now):
+        raise RuntimeError("CUDA out of memory\nTried to allocate")
+
+    for call in bench.calls.values():
+        steady = call.watts
+        call.watts = lambda now, steady=steady: out_of_memory(now) if now > 170 else steady
+
+
 @fault(("throttle", "thermal (hardware) held the clocks for 20.0% of the window"))
 def heat_holds_the_clocks(bench):
     bench.board.throttle("thermal (hardware)", 0.2)
@@ -256,10 +314,61 @@ def test_a_gpu_that_waits_for_the_host_is_refused():
         is_null(joules, "busy", "the device worked 96.8% of the window, not 99%")
 
 
+def test_a_gap_that_no_event_shows_is_refused_or_right():
+    """The host is away for 180 ms now and then, and the queue runs dry."""
+    bench, away = Bench(), random.Random(1)
+    sleep = bench.clock.sleep
+    bench.device.sleep = lambda seconds: sleep(0.18 if away.random() < 0.004 else seconds)
+    for way, joules in bench.joules().items():
+        truth = bench.calls[way].seconds * bench.calls[way].watts
+        if joules.status == "measured":
+            assert joules.joules.value == pytest.approx(truth, rel=0.005)
+        assert all(window.busy >= 0.99 for window in joules.windows)
+
+
+@pytest.mark.parametrize("milliseconds, status", [(1.6, "measured"), (20, "unavailable")])
+def test_a_counter_that_is_slow_to_read_is_read_right_or_not_at_all(milliseconds, status):
+    bench = Bench()
+    joules = bench.device.meter.read
+    sleep = bench.clock.sleep
+
+    def read():
+        sleep(milliseconds / 1e3)
+        return joules()
+
+    bench.device.meter.read = read
+    for way, found in bench.joules().items():
+        assert found.status == status
+        if status == "measured":
+            truth = bench.calls[way].seconds * bench.calls[way].watts
+            assert found.joules.value == pytest.approx(truth, rel=0.003)
+
+
+def test_without_idle_power_at_the_end_only_what_is_net_of_it_is_lost():
+    bench = Bench()
+
+    def progress(step):
+        if step == f"window {FULL.windows} of torch fp32":  # the last but for the idle one
+            bench.clock.at(bench.clock() + 9, bench.board.freeze_counter)
+
+    ours = bench.joules(progress=progress)["ours"]
+    assert ours.status == "measured" and ours.net is None
+    assert "idle power: the counter stood still" in ours.net_reason
+
+
+def test_it_is_looked_at_seldom_whether_it_has_converged():
+    """Who looks after each window finds an interval that is narrow by chance."""
+    numbers = set()
+    for seed in range(6):
+        ours = Bench(ours=levels(seed, OURS_WATTS, 0.04)).joules()["ours"]
+        numbers.add(len(ours.windows))
+    assert numbers <= {10, 20, 30} and len(numbers) > 1
+
+
 def test_a_host_that_is_away_when_the_counter_ticks_is_refused():
     bench = Bench()
     sleep = bench.clock.sleep
-    bench.device.sleep = lambda seconds: sleep(max(seconds, 0.005))
+    bench.device.sleep = lambda seconds: sleep(max(seconds, 0.012))
     for joules in bench.joules().values():
         is_null(joules, "edges", "the host was away")
 

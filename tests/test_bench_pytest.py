@@ -1,6 +1,7 @@
 """The bench's cases under pytest-benchmark: each is checked, and joules stand beside its time."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -103,7 +104,11 @@ def test_a_way_that_fails_is_refused_with_what_it_said():
 
 def pytest_in(folder, *options):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    # Under xdist, whose workers say so in the environment, nothing is benchmarked.
+    environment = {key: value for key, value in os.environ.items() if "XDIST" not in key}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_a_run_writes_joules_to_its_json(tmp_path):

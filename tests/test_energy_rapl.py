@@ -3,7 +3,9 @@
 import errno
 import os
 import struct
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from fakes.clock import Clock
@@ -118,6 +120,62 @@ def test_powercap_refuses_a_counter_that_was_reset(powercap, clock):
         powercap.set_counter("intel-rapl:0", 5e-6)
     assert result.joules == {"cpu": None}
     assert "it was reset within the window" in result.status
+
+
+def test_powercap_refuses_a_small_counter_that_was_reset(tmp_path, clock):
+    """From 100 J to 0 within 0.1 s: as a wrap at 1000 J these would be 9 kW."""
+    powercap = FakePowercap(tmp_path, clock)
+    powercap.add("intel-rapl:0", "package-0", joules=100.0, largest=1_000_000_000)
+    meter = RaplMeter(tmp_path, clock)
+    powercap.sleep(0.1)
+    powercap.set_counter("intel-rapl:0", 0.0)
+    with pytest.raises(Unavailable, match="it was reset within the window"):
+        meter.read()
+
+
+class WatchedLock:
+    """A lock that says when another thread than the first comes to it."""
+
+    def __init__(self, came):
+        self.lock, self.first, self.came = threading.Lock(), threading.get_ident(), came
+
+    def __enter__(self):
+        if threading.get_ident() != self.first:
+            self.came.set()
+        self.lock.acquire()
+
+    def __exit__(self, *error):
+        self.lock.release()
+
+
+def test_two_threads_that_read_at_once_count_a_wrap_once(tmp_path, clock, monkeypatch):
+    """The first has its text, when the second reads after the wrap, if it is let."""
+    powercap = FakePowercap(tmp_path, clock)
+    powercap.add("intel-rapl:0", "package-0", watts=400.0, joules=90.0, largest=100_000_000)
+    meter = RaplMeter(tmp_path, clock)
+    came = threading.Event()  # the second thread to the lock, or to its end
+    meter.lock = WatchedLock(came)
+
+    def second():
+        powercap.sleep(0.02)
+        meter.read()
+        came.set()
+
+    other = threading.Thread(target=second)
+    read_text = Path.read_text
+
+    def read_and_yield(path, *args, **kwargs):
+        text = read_text(path, *args, **kwargs)
+        if other.ident is None:
+            other.start()
+            assert came.wait(60)
+        return text
+
+    powercap.sleep(0.01)
+    monkeypatch.setattr(Path, "read_text", read_and_yield)
+    assert meter.read() == pytest.approx(4.0)
+    other.join()
+    assert meter.read() == pytest.approx(12.0)
 
 
 def test_powercap_says_what_to_do_when_reading_is_not_permitted(powercap, monkeypatch):

@@ -9,7 +9,14 @@ from green_kernels.energy.devices import (
     sensor_profile,
 )
 from green_kernels.energy.fake import FakeMeter
-from green_kernels.energy.measure import MIN_TICKS, Measurement, find_meters, measure
+from green_kernels.energy.measure import (
+    MIN_TICKS,
+    SUSPENDED,
+    Measurement,
+    find_meters,
+    measure,
+    suspended_seconds,
+)
 from green_kernels.energy.meter import Meter, Unavailable
 from green_kernels.energy.nvml import Board, NvmlMeter
 from green_kernels.energy.perf import PerfRaplMeter, cpu_meter
@@ -28,6 +35,7 @@ from green_kernels.energy.visible import visible_boards
 __all__ = [
     "LEAST_CHANGES",
     "MIN_TICKS",
+    "SUSPENDED",
     "TOLERANCE",
     "Board",
     "Change",
@@ -55,5 +63,6 @@ __all__ = [
     "profile",
     "save_profile",
     "sensor_profile",
+    "suspended_seconds",
     "visible_boards",
 ]

@@ -124,6 +124,19 @@ def find_meters(
     return {name: _meter(name) for name in dict.fromkeys(map(device_name, devices))}
 
 
+SUSPENDED = 0.01  # s, far above what two clocks differ by when they are read in turn
+
+
+def suspended_seconds() -> float:
+    """Return the seconds that this machine has slept since it was booted; 0 where none can tell.
+
+    While it sleeps perf_counter stands still, and counters of joules may not.
+    """
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
 class _Watch:
     """The counters of one window: read at the start, often enough, and at the end."""
 
@@ -133,6 +146,7 @@ class _Watch:
         self.start: dict[str, float] = {}
         self.over = threading.Event()
         self.reader: threading.Thread | None = None
+        self.suspended = suspended_seconds()
         for device, meter in found.items():
             if isinstance(meter, Unavailable):
                 self.reasons[device] = str(meter)
@@ -167,12 +181,15 @@ class _Watch:
         """Return the joules of each device since the start; `reasons` has those left out."""
         self.stop()
         joules = {}
+        slept = suspended_seconds() - self.suspended
         for device, start in self.start.items():
             meter = self.meters[device]
             try:
                 if device in self.reasons:
                     continue
                 end = meter.read()
+                if slept > SUSPENDED:
+                    raise Unavailable(f"the machine was suspended for {slept:.3g} s in the window")
                 if seconds < MIN_TICKS * meter.tick:
                     raise Unavailable(
                         f"window of {seconds:.3g} s is shorter than {MIN_TICKS} counter ticks"

@@ -150,10 +150,15 @@ class Board:
             raise Unavailable(f"{self} names no SM clocks that can be set")
         return sorted(set(clocks), reverse=True)
 
-    def event_reasons(self) -> set[str]:
-        """Return why the clocks are not higher at present, by names of EVENT_REASONS."""
-        mask = self.ask_if_supported("nvmlDeviceGetCurrentClocksEventReasons") or 0
-        return {name for name, bit in EVENT_REASONS.items() if mask & getattr(self.nvml, bit)}
+    def event_reasons(self) -> frozenset[str] | None:
+        """Return why the clocks are not higher at present, by names of EVENT_REASONS.
+
+        None if the board does not tell.
+        """
+        mask = self.ask_if_supported("nvmlDeviceGetCurrentClocksEventReasons")
+        if mask is None:
+            return None
+        return frozenset(n for n, bit in EVENT_REASONS.items() if mask & getattr(self.nvml, bit))
 
     def processes(self) -> list[int]:
         """Return the ids of processes that compute here, as the host numbers them."""

@@ -39,12 +39,15 @@ class FakeCall:
 
 
 class FakeExecutor:
-    """Queues batches behind each other on a board. gap: seconds between them, in which it idles."""
+    """Queues batches behind each other on a board.
+
+    gap: seconds between them, in which it idles. scale: what its events show for each second.
+    """
 
     depth = 3
 
     def __init__(self, clock, board, gap=0.0):
-        self.clock, self.board, self.gap = clock, board, gap
+        self.clock, self.board, self.gap, self.scale = clock, board, gap, 1.0
         self.idle_watts, self.free = board.demand, clock()
 
     def batch(self, calls, count, graph=True):
@@ -84,7 +87,7 @@ class FakeRunning:
         return self.executor.clock() >= self.end
 
     def span(self):
-        return self.begin, self.end
+        return self.begin * self.executor.scale, self.end * self.executor.scale
 
 
 def fake_gpu(nvml, clock, index=0, gap=0.0):
