@@ -205,7 +205,7 @@ def test_where_a_gate_failed_there_is_no_figure(folder):
         (SENSOR | {"disagreement": None}, "disagreement must be 0 to 0.05, got None"),
         (SENSOR | {"driver": "500.2"}, "it is of another driver: '500.2', the records' is '600.1'"),
         (SENSOR | {"uuid": "GPU-another"}, f"of the GPU {GPU['gpu_uuid']}"),
-        ({"device": "cpu", "agrees": True}, "joules by NVML need a sensor*.json"),
+        (SENSOR | {"device": "cpu"}, "joules by NVML need a sensor*.json"),
         (SENSOR | {"uuid": "GPU-another"}, "it is of another GPU: its uuid is 'GPU-another'"),
         ("[]", "must be an object, got list"),
         ("{", "cannot be read"),
