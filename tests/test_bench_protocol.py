@@ -1,5 +1,7 @@
 """The bench's energy protocol on a simulated GPU: known watts in, known joules out, or null."""
 
+import dataclasses
+import json
 import math
 import os
 import random
@@ -10,6 +12,8 @@ import torch
 from fakes.gpu import EventClock, FakeCall, fake_gpu
 from fakes.nvml import FakeBoard, FakeNvml
 
+from green_kernels import energy
+from green_kernels.bench import check, record
 from green_kernels.bench.case import Case
 from green_kernels.bench.joules import Joules
 from green_kernels.bench.protocol import FULL, QUICK
@@ -465,3 +469,13 @@ def test_the_second_board_is_not_billed():
     second = FakeBoard(uuid="GPU-bbbb", idle_watts=300.0)
     ours = Bench(second=second).joules()["ours"]
     assert ours.joules.value == pytest.approx(OURS_SECONDS * OURS_WATTS, rel=0.003)
+
+
+def test_what_it_writes_is_accepted_by_the_checker(tmp_path):
+    bench = Bench()
+    machine = {"gpu": "H100", "gpu_uuid": bench.device.board.uuid, "commit": "0" * 40}
+    machine["driver"] = bench.device.board.driver()
+    record.write(bench.records(machine=machine).values(), tmp_path / "records.jsonl")
+    profile = energy.sensor_profile(bench.device.board)  # as the run has kept it
+    (tmp_path / "sensor.json").write_text(json.dumps(dataclasses.asdict(profile)))
+    assert check.check(tmp_path) == []

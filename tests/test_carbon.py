@@ -222,3 +222,10 @@ print({{"torch", "codecarbon", "pandas", "numpy", "requests"}} & set(sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_real_table_has_countries_years_and_sources():
+    pytest.importorskip("codecarbon", reason="needs the [carbon] extra")
+    france, india = (Intensity.of_country(code) for code in ("FRA", "IND"))
+    assert 0 < france.g_per_kwh < 100 < india.g_per_kwh < 1000
+    assert france.year >= 2022 and "codecarbon" in france.source and france.place
