@@ -114,11 +114,12 @@ def levels(seed, watts, deviation):
 
 
 def test_the_interval_covers_the_truth_in_93_of_100_trials():
+    windows_alone = dataclasses.replace(FULL, thorough=False)
     covered = 0
     for seed in range(100):
         bench = Bench(ours=levels(seed, OURS_WATTS, 0.02))
         del bench.calls["torch fp32"]
-        joules = bench.joules()["ours"].joules
+        joules = bench.joules(windows_alone)["ours"].joules
         covered += joules.low <= OURS_SECONDS * OURS_WATTS <= joules.high
     assert covered >= 93
 
