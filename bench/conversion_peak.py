@@ -9,6 +9,7 @@ from torch import nn
 import green_kernels as gk
 
 from .cases.minilm import load
+from .footprint import EVERY
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -21,7 +22,7 @@ def resident(key: str) -> int:
 
 def main() -> None:
     """Convert once, and compare the peak with the size before."""
-    gk.convert(nn.Sequential(nn.Linear(384, 384)), gk.Int8())  # loads what is loaded only once
+    gk.convert(nn.Sequential(nn.Linear(384, 384)), EVERY)  # loads what is loaded only once
     model, _ = load()
     gc.collect()
     try:
@@ -29,7 +30,7 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"cannot reset the peak: {error}")
     before = resident("VmRSS")
-    gk.convert(model, gk.Int8())
+    gk.convert(model, EVERY)
     print(max(0, resident("VmHWM") - before))
 
 

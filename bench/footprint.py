@@ -14,6 +14,8 @@ from torch import nn
 
 import green_kernels as gk
 
+EVERY = gk.Int8(keep_faster=False)  # layer, also those that are faster in float here
+
 
 def footprint(
     model: nn.Module, converted: nn.Module, load: Callable[[], nn.Module], device: str
@@ -61,7 +63,7 @@ def _conversion_peak(load: Callable[[], nn.Module], device: str) -> int:
         model = load().to(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        gk.convert(model, gk.Int8())
+        gk.convert(model, EVERY)
         return torch.cuda.max_memory_allocated(device) - before
     # A process of its own, in which freed memory goes back at once: each allocation is a mapping.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
