@@ -124,8 +124,7 @@ class Gpu(Device):
 
 def find(name: str) -> Device:
     """Return this machine's "cpu" or "cuda" device, with its meter or the reason why not."""
-    meter = energy.find_meters([name])
-    (found,) = meter.values()
+    (found,) = energy.find_meters([name]).values()
     missing = str(found) if isinstance(found, energy.Unavailable) else ""
     meter = None if missing else found
     if name == "cpu":
@@ -173,7 +172,8 @@ def _last_cache() -> int | None:
     """Return the bytes of the CPU's largest cache, as Linux has it."""
     sizes = []
     for file in CACHES.glob("index*/size"):
-        number, unit = file.read_text().strip()[:-1], file.read_text().strip()[-1:]
+        text = file.read_text().strip()
+        number, unit = text[:-1], text[-1:]
         if number.isdecimal() and unit in "KM":
             sizes.append(int(number) * {"K": 2**10, "M": 2**20}[unit])
     return max(sizes, default=None)

@@ -43,6 +43,10 @@ class Bench:
             "ours": FakeCall(OURS_SECONDS, ours, torch.ones(4)),
         }
 
+    def joules_per_call(self, way):
+        """What a way of constant watts truly takes."""
+        return self.calls[way].seconds * self.calls[way].watts
+
     def joules(self, protocol=FULL, deadline=None, progress=None):
         """The energy of each way, from Joules alone."""
         executor = self.device.executor
@@ -69,8 +73,9 @@ def is_null(energy, gate, reason):
 
 
 def test_constant_watts_come_out_within_a_third_of_a_per_cent():
-    for way, joules in Bench().joules().items():
-        truth = {"torch fp32": BASE_SECONDS * BASE_WATTS, "ours": OURS_SECONDS * OURS_WATTS}[way]
+    bench = Bench()
+    for way, joules in bench.joules().items():
+        truth = bench.joules_per_call(way)
         assert joules.status == "measured" and joules.converged
         assert joules.joules.value == pytest.approx(truth, rel=0.003)
         assert len(joules.windows) == FULL.windows
@@ -295,7 +300,7 @@ def test_no_hiccup_at_any_time_yields_a_wrong_figure(hiccup):
         bench = Bench()
         bench.clock.at(bench.clock() + after + 0.3, lambda bench=bench: HICCUPS[hiccup](bench))
         for way, joules in bench.joules().items():
-            truth = bench.calls[way].seconds * bench.calls[way].watts
+            truth = bench.joules_per_call(way)
             if joules.status == "measured":
                 assert joules.joules.value == pytest.approx(truth, rel=0.003), after
             else:
@@ -325,7 +330,7 @@ def test_a_gap_that_no_event_shows_is_refused_or_right():
     sleep = bench.clock.sleep
     bench.device.sleep = lambda seconds: sleep(0.18 if away.random() < 0.004 else seconds)
     for way, joules in bench.joules().items():
-        truth = bench.calls[way].seconds * bench.calls[way].watts
+        truth = bench.joules_per_call(way)
         if joules.status == "measured":
             assert joules.joules.value == pytest.approx(truth, rel=0.005)
         assert all(window.busy >= 0.99 for window in joules.windows)
@@ -345,7 +350,7 @@ def test_a_counter_that_is_slow_to_read_is_read_right_or_not_at_all(milliseconds
     for way, found in bench.joules().items():
         assert found.status == status
         if status == "measured":
-            truth = bench.calls[way].seconds * bench.calls[way].watts
+            truth = bench.joules_per_call(way)
             assert found.joules.value == pytest.approx(truth, rel=0.003)
 
 
@@ -383,7 +388,7 @@ def test_a_host_that_is_away_at_times_waits_for_the_next_tick():
     sleep = bench.clock.sleep
     bench.device.sleep = lambda seconds: sleep(0.015 if away.random() < 0.01 else seconds)
     for way, joules in bench.joules().items():
-        truth = bench.calls[way].seconds * bench.calls[way].watts
+        truth = bench.joules_per_call(way)
         assert joules.joules.value == pytest.approx(truth, rel=0.003)
 
 
