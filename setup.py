@@ -81,6 +81,7 @@ def cuda_architectures(nvcc):
     if not asked:
         return [arch for arch in CUDA_ARCHITECTURES if arch.rstrip("a") in known]
     archs = [arch.replace(".", "").removesuffix("+PTX") for arch in re.split(r"[;, ]+", asked)]
+    archs = ["90a" if arch == "90" else arch for arch in archs]  # whose kernels sm_90 alone lacks
     for arch in archs:
         if arch.rstrip("af") not in known:
             sys.exit(f"GREEN_KERNELS_CUDA_ARCHS: this nvcc has no {arch!r}, only {sorted(known)}")
@@ -97,29 +98,39 @@ def jobs():
     return int(asked)
 
 
+def cuda_sources(archs, folder="csrc/cuda"):
+    """[(a .cu file, the architectures it is compiled for)]: *_sm90a.cu for that one alone."""
+    for source in sorted(Path(folder).glob("*.cu")):
+        only = (
+            [arch for arch in archs if arch == "90a"] if source.stem.endswith("_sm90a") else archs
+        )
+        if only:
+            yield source, only
+
+
 def compile_cuda(nvcc, archs, folder):
     """Compile csrc/cuda/*.cu, which include no torch header; return the objects."""
-    codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
-    oldest = min(archs, key=lambda arch: int(arch.rstrip("af")))
-    if oldest.isdigit():  # PTX of 90a runs on nothing but 90a
-        codes.append(f"-gencode=arch=compute_{oldest},code=compute_{oldest}")
     flags = [*NVCC_FLAGS, "-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off"]
     flags += ["-g", "-lineinfo"] if DEBUG else []
-    command = [str(nvcc), *flags, *codes]
+    command = [str(nvcc), *flags]
     # Objects of another command are not this one's; and a .cpp has the same stem as its .cu.
-    folder = folder / f"cuda-{zlib.crc32(' '.join(command).encode()):08x}"
+    folder = folder / f"cuda-{zlib.crc32(' '.join([*command, *archs]).encode()):08x}"
 
-    def compile_one(source):
+    def compile_one(source, archs):
         target = folder / source.with_suffix(".o")
         newest = max(path.stat().st_mtime for path in [*Path("csrc").rglob("*.*h"), source])
         if target.exists() and target.stat().st_mtime > newest:
             return str(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.check_call([*command, "-c", source, "-o", target])
+        codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+        oldest = min(archs, key=lambda arch: int(arch.rstrip("af")))
+        if oldest.isdigit():  # PTX of 90a runs on nothing but 90a
+            codes.append(f"-gencode=arch=compute_{oldest},code=compute_{oldest}")
+        subprocess.check_call([*command, *codes, "-c", source, "-o", target])
         return str(target)
 
     with ThreadPoolExecutor(jobs()) as pool:
-        return list(pool.map(compile_one, sorted(Path("csrc/cuda").glob("*.cu"))))
+        return list(pool.map(lambda job: compile_one(*job), cuda_sources(archs)))
 
 
 def pybind11_include():

@@ -11,6 +11,7 @@
 namespace green_kernels {
 
 void bind_schedule(pybind11::module_& m);  // schedule_binding.cpp
+void bind_plans(pybind11::module_& m);     // plan_binding.cpp
 
 namespace {
 
@@ -71,4 +72,5 @@ PYBIND11_MODULE(_C, m) {
       "onednn_is_exact", [] { return green_kernels::onednn_left() != green_kernels::Left::kNone; },
       "Whether oneDNN multiplies int8 exactly and fast here, and so is worth packing for.");
   green_kernels::bind_schedule(m);
+  green_kernels::bind_plans(m);
 }

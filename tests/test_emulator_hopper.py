@@ -21,7 +21,6 @@ from emulator.cuda_ops import address, aligned_rows, poisoned
 pytestmark = pytest.mark.skipif(bool(emulator.MISSING), reason=str(emulator.MISSING))
 
 KERNEL = build.HERE / "hopper_pipeline.cu"
-WRAPPERS = build.HERE / "hopper_ptx.cuh"
 TILE = 128  # in all three dimensions
 SEEDS = range(1, 6)
 MUTANT_SEEDS = range(1, 4)
@@ -230,7 +229,6 @@ def build_mutant(name):
         Path(folder, "csrc").symlink_to(build.CSRC)
         copy = Path(folder, KERNEL.relative_to(build.ROOT))
         copy.parent.mkdir(parents=True)
-        (copy.parent / WRAPPERS.name).symlink_to(WRAPPERS)
         copy.write_text(text.replace(mutant.old, mutant.new))
         return load(copy, "hopper_mutant")
 

@@ -80,7 +80,7 @@ def test_fragments_are_those_of_the_isa_and_cover_each_element_once(
 
 
 def fragment_addresses(tile, fragment_chunk, first_row, step):
-    """What fetch_to_registers of int8_matmul.cu hands to ldmatrix, in bytes."""
+    """What fetch_to_registers of int8_matmul_mma.cu hands to ldmatrix, in bytes."""
     places = [fragment_chunk(lane) for lane in WARP]
     return [
         CHUNK * schedule.swizzle(first_row + row, step * 2 + chunk, tile.chunks_per_row)
@@ -231,7 +231,7 @@ def test_choices_at_familiar_sizes(problem, tile):
 
 
 class Block:
-    """One block of int8_matmul.cu, step by step, its copies arriving as late as they may."""
+    """One block of int8_matmul_mma.cu, step by step, its copies arriving as late as they may."""
 
     def __init__(self, tile, x, w, index, rng):
         """Stand before the first copy of block `index`, of x (M, K) and w (N, K)."""

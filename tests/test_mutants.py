@@ -37,7 +37,7 @@ class Mutant:
 
 
 def matmul(old, new, by):
-    return Mutant("cuda/int8_matmul.cu", {old: new}, by)
+    return Mutant("cuda/int8_matmul_mma.cu", {old: new}, by)
 
 
 def schedule(old, new, by):

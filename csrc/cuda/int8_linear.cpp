@@ -3,7 +3,6 @@
 
 #include "../common.h"
 #include "operands.h"
-#include "stream.h"
 
 namespace green_kernels {
 namespace {
@@ -22,12 +21,18 @@ Tensor int8_linear(const Tensor& x_in, const Tensor& w_q_in, const Tensor& w_sca
 
   const Tensor w_q = with_aligned_rows(w_q_in, w_packed), w_scale = dense(w_scale_in);
   const OptTensor bias = dense(bias_in), residual = dense(residual_in);
-  const Int8Matmul matmul = int8_matmul_arguments(w_q, w_scale, bias, residual, act, y, M, N, K);
-  Tensor x_q = torch::stable::new_empty(x, {M, matmul.x_q_stride}, ScalarType::Char);
-  Tensor x_scale = torch::stable::new_empty(x, {M}, ScalarType::Float);
+  Int8Matmul matmul = int8_matmul_arguments(w_q, w_scale, bias, residual, act, y, M, N, K);
+  matmul.x = x.const_data_ptr();
+  matmul.x_dtype = to_float(x, "x");
+  OptTensor workspace, x_q, x_scale;
+  const Launch launch = planned_launch(matmul, true, y, workspace);
+  if (!quantizes(launch.plan)) {
+    x_q = torch::stable::new_empty(x, {M, matmul.x_q_stride}, ScalarType::Char);
+    x_scale = torch::stable::new_empty(x, {M}, ScalarType::Float);
+  }
   const char* error =
-      int8_linear_cuda(x.const_data_ptr(), to_float(x, "x"), x_q.mutable_data_ptr<int8_t>(),
-                       x_scale.mutable_data_ptr<float>(), matmul, current_stream(x));
+      int8_linear_cuda(matmul, x_q ? x_q->mutable_data_ptr<int8_t>() : nullptr,
+                       x_scale ? x_scale->mutable_data_ptr<float>() : nullptr, launch);
   CHECK(error == nullptr, "int8_linear: ", error);
   return y;
 }

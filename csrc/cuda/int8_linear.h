@@ -5,9 +5,9 @@
 
 namespace green_kernels {
 
-// Rounds the rows of x (M, K), dense, into x_q and x_scale, which the caller allocates as `matmul`
-// describes them, and multiplies, on `stream`. Returns null, or CUDA's words for what went wrong.
-const char* int8_linear_cuda(const void* x, Float x_dtype, int8_t* x_q, float* x_scale,
-                             Int8Matmul matmul, void* stream);
+// Rounds the rows of matmul.x into x_q and x_scale, which the caller allocates as `matmul`
+// describes them, and multiplies. Where the plan rounds by itself they are not used. Returns null,
+// or CUDA's words for what went wrong.
+const char* int8_linear_cuda(Int8Matmul matmul, int8_t* x_q, float* x_scale, const Launch& launch);
 
 }  // namespace green_kernels

@@ -3,7 +3,6 @@
 
 #include "../common.h"
 #include "operands.h"
-#include "stream.h"
 
 namespace green_kernels {
 namespace {
@@ -25,7 +24,9 @@ Tensor int8_matmul(const Tensor& x_q_in, const Tensor& x_scale_in, const Tensor&
   Int8Matmul matmul = int8_matmul_arguments(w_q, w_scale, bias, residual, act, y, M, N, K);
   matmul.x_q = x_q.const_data_ptr<int8_t>();
   matmul.x_scale = x_scale.const_data_ptr<float>();
-  const char* error = int8_matmul_cuda(matmul, current_stream(x_q));
+  OptTensor workspace;
+  const Launch launch = planned_launch(matmul, false, y, workspace);
+  const char* error = int8_matmul_cuda(matmul, launch);
   CHECK(error == nullptr, "int8_matmul: ", error);
   return y;
 }

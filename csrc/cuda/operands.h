@@ -1,9 +1,10 @@
-// What the torch sides of int8_matmul and int8_linear share: tensors as the kernel wants them.
+// What the torch sides of int8_matmul and int8_linear share: tensors as the kernel wants them, and
+// where it is to run.
 #pragma once
 
 #include "../common.h"
 #include "int8_matmul.h"
-#include "int8_matmul_schedule.h"
+#include "stream.h"
 
 namespace green_kernels {
 
@@ -45,6 +46,24 @@ inline Int8Matmul int8_matmul_arguments(const Tensor& w_q, const Tensor& w_scale
   matmul.act = act;
   matmul.M = M, matmul.N = N, matmul.K = K;
   return matmul;
+}
+
+// A plan and what it needs, for a product whose y is on the current device. `workspace` is to
+// outlive the launch.
+inline Launch planned_launch(const Int8Matmul& matmul, bool from_float, const Tensor& y,
+                             OptTensor& workspace) {
+  Gpu gpu;
+  const char* error = current_gpu(gpu);
+  CHECK(error == nullptr, error);
+  Launch launch{};
+  launch.plan = choose_plan(matmul.M, matmul.N, matmul.K, gpu, from_float);
+  launch.overlaps = gpu.overlaps;
+  launch.stream = current_stream(y);
+  if (const int64_t bytes = workspace_bytes(launch.plan, matmul.M, matmul.N)) {
+    workspace = torch::stable::new_empty(y, {bytes}, ScalarType::Byte);
+    launch.workspace = workspace->mutable_data_ptr();
+  }
+  return launch;
 }
 
 }  // namespace green_kernels

@@ -65,5 +65,20 @@ __device__ __forceinline__ void mma_m16n8k32(int32_t (&c)[4], const uint32_t (&a
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Lets the kernel after this one on its stream begin, as far as there is room for it, if it was
+// launched to overlap; and waits until the kernel before this one has ended and its writes are
+// seen. Before sm_90 there is no such thing, and nothing overlaps. (Parallel synchronization and
+// communication: griddepcontrol)
+__device__ __forceinline__ void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 }  // namespace ptx
 }  // namespace green_kernels

@@ -151,6 +151,8 @@ def compile_cu(source, architectures=ARCHITECTURES):
     original = CSRC / "cuda" / source.name
     if original.exists() and sources_of(original) == sources_of(source):
         source = original
+    if source.stem.endswith("_sm90a"):  # as in setup.py
+        architectures = ["90a"]
     codes = [f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in architectures]
     command = [find_toolkit() / "bin/nvcc", *nvcc_flags(), *NVCC_CODE, *codes, "-c", source]
     return make(f"{source.stem}_cu.o", [*architectures, *sources_of(source)], *command)
@@ -196,6 +198,8 @@ def build_kernels(csrc=CSRC, name="kernels", architectures=ARCHITECTURES, emulat
     It needs the emulator's library, by its path, and finds CUDA's functions there.
     """
     sources = sorted(Path(csrc).resolve().glob("cuda/*.cu"))
+    if "90a" not in architectures:
+        sources = [source for source in sources if not source.stem.endswith("_sm90a")]
     objects = in_parallel(lambda path: compile_cu(path, architectures), sources)
     return link(
         f"{name}.so", [compile_cpp(KERNELS_BINDING), *objects, emulator or build_emulator()]

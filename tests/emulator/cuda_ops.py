@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import emulator
+from green_kernels._C import plans
 
 ACTS = ("none", "relu", "gelu", "gelu_tanh", "silu")  # Act of csrc/types.h
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # Float of csrc/types.h
@@ -53,24 +54,42 @@ def drawn_seed():
 
 
 class CudaOps:
-    """The ops of one module of launchers on one kind of device."""
+    """The ops of one module of launchers on one kind of device.
 
-    def __init__(self, preset, kernels=None):
+    plan: of every product; None for what the chooser takes
+    """
+
+    def __init__(self, preset, kernels=None, plan=None):
         self.preset = preset
         self.kernels = kernels or emulator.kernels
+        self.plan = plan
         self.traffic = []  # of the last call
 
     @contextmanager
-    def launching(self, *outputs, readonly):
-        sm_count = SM_COUNTS[int(torch.randint(len(SM_COUNTS), ()))]
-        seed = drawn_seed()
+    def launching(self, *outputs, readonly, device=None):
+        device = device or self.drawn_device()
         with (
-            emulator.device(self.preset._replace(sm_count=sm_count), seed=seed),
+            emulator.device(device, seed=drawn_seed()),
             emulator.buffers(*outputs, readonly=readonly),
         ):
             yield self.kernels()
             emulator.synchronize()
             self.traffic = emulator.runtime().traffic()
+
+    def drawn_device(self):
+        return self.preset._replace(sm_count=SM_COUNTS[int(torch.randint(len(SM_COUNTS), ()))])
+
+    def planned(self, device, M, N, K, from_float):
+        """The plan for a product on a device, the fields of its Launch, and its workspace."""
+        arch = device.major * 10 + device.minor
+        gpu = plans.Gpu(arch, device.sm_count, device.shared_optin, has_sm90a=arch == 90)
+        plan = self.plan or plans.choose(M, N, K, gpu, from_float)
+        workspace = poisoned(plan.workspace_bytes(M, N), dtype=torch.uint8)
+        fields = {
+            "kernel": int(plan.kernel), "tile": plan.tile, "splits": plan.splits,
+            "workspace": address(workspace), "overlaps": gpu.overlaps,
+        }  # fmt: skip
+        return plan, fields, workspace
 
     def quantize_rows(self, x):
         """See green_kernels.ops.quantize_rows."""
@@ -94,8 +113,15 @@ class CudaOps:
         y = poisoned(*x_q.shape[:-1], w_q.shape[0], dtype=out_dtype or torch.float32)
         x_q, x_scale = aligned_rows(x_q), x_scale.contiguous()
         fields, tensors = self.matmul(w_q, w_scale, bias, residual, act, y, x_q.shape[0])
-        with self.launching(y, readonly=[x_q, x_scale, *tensors]) as kernels:
-            raise_if(kernels.int8_matmul_cuda(x_q=address(x_q), x_scale=address(x_scale), **fields))
+        device = self.drawn_device()
+        _, launch, workspace = self.planned(device, x_q.shape[0], *w_q.shape, from_float=False)
+        readonly = [x_q, x_scale, *tensors]
+        with self.launching(y, workspace, readonly=readonly, device=device) as kernels:
+            raise_if(
+                kernels.int8_matmul_cuda(
+                    x_q=address(x_q), x_scale=address(x_scale), **fields, **launch
+                )
+            )
         return y
 
     def int8_linear(
@@ -104,14 +130,19 @@ class CudaOps:
         """See green_kernels.ops.int8_linear."""
         x, (N, K), M = x.contiguous(), w_q.shape, math.prod(x.shape[:-1])
         y = poisoned(*x.shape[:-1], N, dtype=out_dtype or x.dtype)
-        x_q = poisoned(M, K + -K % CHUNK, dtype=torch.int8)
-        x_scale = poisoned(M, dtype=torch.float32)
         fields, tensors = self.matmul(w_q, w_scale, bias, residual, act, y, M)
-        with self.launching(y, x_q, x_scale, readonly=[x, *tensors]) as kernels:
+        device = self.drawn_device()
+        plan, launch, workspace = self.planned(device, M, N, K, from_float=True)
+        x_q = x_scale = None
+        if not plan.quantizes:
+            x_q = poisoned(M, K + -K % CHUNK, dtype=torch.int8)
+            x_scale = poisoned(M, dtype=torch.float32)
+        outputs, readonly = (y, x_q, x_scale, workspace), [x, *tensors]
+        with self.launching(*outputs, readonly=readonly, device=device) as kernels:
             raise_if(
                 kernels.int8_linear_cuda(
                     x=address(x), x_dtype=number(x.dtype), x_q=address(x_q),
-                    x_scale=address(x_scale), **fields,
+                    x_scale=address(x_scale), **fields, **launch,
                 )
             )  # fmt: skip
         return y

@@ -14,8 +14,8 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "../../csrc/cuda/ptx_sm90a.cuh"
 #include "../../csrc/epilogue.h"
-#include "hopper_ptx.cuh"
 
 namespace green_kernels {
 namespace {
@@ -149,8 +149,8 @@ __device__ __forceinline__ void multiply(const Shared& shared, const Problem& pr
     ptx::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kTileK; i += kWgmmaK)
-      ptx::wgmma_m64n128k32(sums, ptx::swizzled_128b_descriptor(x + i),
-                            ptx::swizzled_128b_descriptor(w + i), k + i > 0);
+      ptx::wgmma(sums, ptx::swizzled_128b_descriptor(x + i), ptx::swizzled_128b_descriptor(w + i),
+                 k + i > 0);
     ptx::wgmma_commit_group();
     ptx::wgmma_wait_group<1>();
     if (k > 0) release<kBlocks>(shared.empty(before), thread);
@@ -192,7 +192,7 @@ __device__ __forceinline__ void stage_result(uint32_t shared_y, const Problem& p
       }
       const uint32_t offset = row * kSwizzle + column % kBoxN * 4;
       const uint32_t swizzled = offset ^ row % 8 * 16;  // chunks of 16 bytes trade places
-      ptx::store_shared(shared_y + column / kBoxN * kBoxBytes + swizzled, make_uint2(y[0], y[1]));
+      ptx::store_shared_2(shared_y + column / kBoxN * kBoxBytes + swizzled, y[0], y[1]);
     }
   }
 }

@@ -37,8 +37,7 @@ struct Fields {
 
 Int8Matmul matmul_of(const Fields& field) {
   Int8Matmul matmul{};
-  matmul.x_q = field("x_q"), matmul.x_q_stride = field("x_q_stride");
-  matmul.x_scale = field("x_scale");
+  matmul.x_q_stride = field("x_q_stride");
   matmul.w_q = field("w_q"), matmul.w_q_stride = field("w_q_stride");
   matmul.w_scale = field("w_scale");
   matmul.bias = field("bias"), matmul.bias_dtype = field("bias_dtype");
@@ -47,6 +46,19 @@ Int8Matmul matmul_of(const Fields& field) {
   matmul.act = field("act");
   matmul.M = field("M"), matmul.N = field("N"), matmul.K = field("K");
   return matmul;
+}
+
+Plan plan_of(const Fields& field) {
+  return {Kernel(int(field("kernel"))), field("tile"), field("splits")};
+}
+
+Launch launch_of(const Fields& field) {
+  Launch launch{};
+  launch.plan = plan_of(field);
+  launch.workspace = field("workspace");
+  launch.overlaps = field("overlaps");
+  launch.stream = field.stream();
+  return launch;
 }
 
 }  // namespace
@@ -62,11 +74,21 @@ PYBIND11_MODULE(_kernels, m) {
   });
   m.def("int8_matmul_cuda", [](py::kwargs all) {
     const Fields field{all};
-    return int8_matmul_cuda(matmul_of(field), field.stream());
+    Int8Matmul matmul = matmul_of(field);
+    matmul.x_q = field("x_q"), matmul.x_scale = field("x_scale");
+    return int8_matmul_cuda(matmul, launch_of(field));
   });
   m.def("int8_linear_cuda", [](py::kwargs all) {
     const Fields field{all};
-    return int8_linear_cuda(field("x"), field("x_dtype"), field("x_q"), field("x_scale"),
-                            matmul_of(field), field.stream());
+    Int8Matmul matmul = matmul_of(field);
+    matmul.x = field("x"), matmul.x_dtype = field("x_dtype");
+    return int8_linear_cuda(matmul, field("x_q"), field("x_scale"), launch_of(field));
+  });
+  m.def("current_gpu", [] {
+    Gpu gpu{};
+    if (const char* error = current_gpu(gpu)) throw std::runtime_error(error);
+    return py::dict(py::arg("arch") = gpu.arch, py::arg("sm_count") = gpu.sm_count,
+                    py::arg("shared_limit") = gpu.shared_limit,
+                    py::arg("has_sm90a") = gpu.has_sm90a, py::arg("overlaps") = gpu.overlaps);
   });
 }

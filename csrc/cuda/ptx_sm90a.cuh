@@ -1,13 +1,13 @@
-// PTX of sm_90a, one wrapper per instruction, as csrc/cuda/ptx.cuh has those of sm_80: mbarriers,
-// copies by tensor maps (TMA), products of warpgroups, clusters. Addresses in shared memory are
-// those of ptx::shared_address.
+// PTX of sm_90a, one wrapper per instruction, as ptx.cuh has those of sm_80: mbarriers, copies by
+// tensor maps (TMA), products of warpgroups, clusters and their shared memory. Addresses in shared
+// memory are those of ptx::shared_address.
 #pragma once
 
 #include <cuda.h>
 
 #include <cstdint>
 
-#include "../../csrc/cuda/ptx.cuh"
+#include "ptx.cuh"
 
 namespace green_kernels {
 namespace ptx {
@@ -132,42 +132,91 @@ __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
 
-// Starts sums = a * b, or sums += a * b, for a (64, 32) and b (32, 128) of int8 and sums of int32,
+// The operands of wgmma: %0 .. as text, and the sums that they stand for.
+#define REGISTERS_4 "%0, %1, %2, %3"
+#define REGISTERS_8 \
+  REGISTERS_4       \
+  ", "              \
+  "%4, %5, %6, %7"
+#define REGISTERS_16 \
+  REGISTERS_8        \
+  ", "               \
+  "%8, %9, %10, %11, %12, %13, %14, %15"
+#define REGISTERS_32 \
+  REGISTERS_16       \
+  ", "               \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define REGISTERS_64                                                               \
+  REGISTERS_32                                                                     \
+  ", "                                                                             \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
+  ", "                                                                             \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define REGISTERS_96                                                               \
+  REGISTERS_64                                                                     \
+  ", "                                                                             \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
+  ", "                                                                             \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define REGISTERS_128                                                                          \
+  REGISTERS_96                                                                                 \
+  ", "                                                                                         \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
+  ", "                                                                                         \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define SUMS_4(i) "+r"(sums[i]), "+r"(sums[i + 1]), "+r"(sums[i + 2]), "+r"(sums[i + 3])
+#define SUMS_8(i) SUMS_4(i), SUMS_4(i + 4)
+#define SUMS_16(i) SUMS_8(i), SUMS_8(i + 8)
+#define SUMS_32(i) SUMS_16(i), SUMS_16(i + 16)
+#define SUMS_64(i) SUMS_32(i), SUMS_32(i + 32)
+#define SUMS_96(i) SUMS_64(i), SUMS_32(i + 64)
+#define SUMS_128(i) SUMS_64(i), SUMS_64(i + 64)
+
+// kN / 2 sums; a, b and `accumulates` are the three operands after them.
+#define WGMMA(kN, kSums, kA, kB, kAccumulates)                                          \
+  __device__ __forceinline__ void wgmma(int32_t (&sums)[kSums], uint64_t a, uint64_t b, \
+                                        bool accumulates) {                             \
+    asm volatile(                                                                       \
+        "{\n"                                                                           \
+        ".reg .pred accumulates;\n"                                                     \
+        "setp.ne.b32 accumulates, %" #kAccumulates                                      \
+        ", 0;\n"                                                                        \
+        "wgmma.mma_async.sync.aligned.m64n" #kN "k32.s32.s8.s8 {" REGISTERS_##kSums     \
+        "}, "                                                                           \
+        "%" #kA ", %" #kB                                                               \
+        ", accumulates;\n"                                                              \
+        "}"                                                                             \
+        : SUMS_##kSums(0)                                                               \
+        : "l"(a), "l"(b), "r"(int(accumulates)));                                       \
+  }
+
+// Starts sums = a * b, or sums += a * b, for a (64, 32) and b (32, N) of int8 and sums of int32,
 // spread over a warpgroup: sums[i] is at row lane / 4 + i / 2 % 2 * 8 of the warp's 16, and at
-// column lane % 4 * 2 + i / 4 * 8 + i % 2. (wgmma.mma_async; Register fragments for
-// wgmma.mma_async.m64nNk32)
-__device__ __forceinline__ void wgmma_m64n128k32(int32_t (&sums)[64], uint64_t a, uint64_t b,
-                                                 bool accumulates) {
-  asm volatile(
-      "{\n"
-      ".reg .pred accumulates;\n"
-      "setp.ne.b32 accumulates, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7,"
-      " %8, %9, %10, %11, %12, %13, %14, %15,"
-      " %16, %17, %18, %19, %20, %21, %22, %23,"
-      " %24, %25, %26, %27, %28, %29, %30, %31,"
-      " %32, %33, %34, %35, %36, %37, %38, %39,"
-      " %40, %41, %42, %43, %44, %45, %46, %47,"
-      " %48, %49, %50, %51, %52, %53, %54, %55,"
-      " %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, accumulates;\n"
-      "}"
-      : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3]), "+r"(sums[4]), "+r"(sums[5]),
-        "+r"(sums[6]), "+r"(sums[7]), "+r"(sums[8]), "+r"(sums[9]), "+r"(sums[10]), "+r"(sums[11]),
-        "+r"(sums[12]), "+r"(sums[13]), "+r"(sums[14]), "+r"(sums[15]), "+r"(sums[16]),
-        "+r"(sums[17]), "+r"(sums[18]), "+r"(sums[19]), "+r"(sums[20]), "+r"(sums[21]),
-        "+r"(sums[22]), "+r"(sums[23]), "+r"(sums[24]), "+r"(sums[25]), "+r"(sums[26]),
-        "+r"(sums[27]), "+r"(sums[28]), "+r"(sums[29]), "+r"(sums[30]), "+r"(sums[31]),
-        "+r"(sums[32]), "+r"(sums[33]), "+r"(sums[34]), "+r"(sums[35]), "+r"(sums[36]),
-        "+r"(sums[37]), "+r"(sums[38]), "+r"(sums[39]), "+r"(sums[40]), "+r"(sums[41]),
-        "+r"(sums[42]), "+r"(sums[43]), "+r"(sums[44]), "+r"(sums[45]), "+r"(sums[46]),
-        "+r"(sums[47]), "+r"(sums[48]), "+r"(sums[49]), "+r"(sums[50]), "+r"(sums[51]),
-        "+r"(sums[52]), "+r"(sums[53]), "+r"(sums[54]), "+r"(sums[55]), "+r"(sums[56]),
-        "+r"(sums[57]), "+r"(sums[58]), "+r"(sums[59]), "+r"(sums[60]), "+r"(sums[61]),
-        "+r"(sums[62]), "+r"(sums[63])
-      : "l"(a), "l"(b), "r"(int(accumulates)));
-}
+// column lane % 4 * 2 + i / 4 * 8 + i % 2. The count of sums says which N. (wgmma.mma_async;
+// Register fragments for wgmma.mma_async.m64nNk32)
+WGMMA(8, 4, 4, 5, 6)
+WGMMA(16, 8, 8, 9, 10)
+WGMMA(32, 16, 16, 17, 18)
+WGMMA(64, 32, 32, 33, 34)
+WGMMA(128, 64, 64, 65, 66)
+WGMMA(192, 96, 96, 97, 98)
+WGMMA(256, 128, 128, 129, 130)
+
+#undef REGISTERS_4
+#undef SUMS_4
+#undef REGISTERS_8
+#undef SUMS_8
+#undef REGISTERS_16
+#undef SUMS_16
+#undef REGISTERS_32
+#undef SUMS_32
+#undef REGISTERS_64
+#undef SUMS_64
+#undef REGISTERS_96
+#undef SUMS_96
+#undef REGISTERS_128
+#undef SUMS_128
+#undef WGMMA
 
 // Makes one group of this warp's products since the last commit. (wgmma.commit_group)
 __device__ __forceinline__ void wgmma_commit_group() {
@@ -218,16 +267,21 @@ __device__ __forceinline__ uint32_t map_to_block(uint32_t shared, uint32_t rank)
   return address;
 }
 
+// Four words of the shared memory of a block of the cluster, by their address from map_to_block.
+// (Data movement: ld)
+__device__ __forceinline__ int4 load_cluster(uint32_t address) {
+  int4 words;
+  asm volatile("ld.shared::cluster.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+               : "r"(address)
+               : "memory");
+  return words;
+}
+
 // A barrier of all threads of the cluster. (barrier.cluster)
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-// (st)
-__device__ __forceinline__ void store_shared(uint32_t shared, uint2 values) {
-  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(shared), "r"(values.x), "r"(values.y)
-               : "memory");
 }
 
 }  // namespace ptx

@@ -1,0 +1,46 @@
+// Which kernel computes a product, and how: plans, and what may be planned. No CUDA and no torch,
+// so that a machine without a GPU can test it.
+#pragma once
+
+#include <cstdint>
+
+#include "int8_matmul_decode.h"
+#include "int8_matmul_schedule.h"
+#include "int8_matmul_wgmma.h"
+
+namespace green_kernels {
+
+enum class Kernel : int {
+  kMma,     // for every GPU
+  kWgmma,   // for sm_90a, many rows
+  kDecode,  // for sm_90a, few rows
+};
+
+struct Plan {
+  Kernel kernel;
+  int tile;    // an index in the kernel's tiles
+  int splits;  // into how many parts K goes, whose sums are added up exactly
+};
+
+struct Gpu {
+  int arch;  // as 80 or 90
+  int sm_count;
+  int shared_limit;  // bytes of shared memory that a block may have
+  bool has_sm90a;    // the kernels for sm_90a run on it, and are in this build
+  bool overlaps;     // a kernel may begin while the one before it ends
+};
+
+// The plan of least predicted time. `from_float`: of int8_linear, whose x is to be rounded first.
+constexpr Plan choose_plan(int64_t M, int64_t N, int64_t K, const Gpu& gpu, bool from_float) {
+  return {Kernel::kMma, choose_tile(M, N, K, gpu.sm_count, gpu.shared_limit), 1};
+}
+
+// Whether the plan's kernel rounds the rows of x by itself.
+constexpr bool quantizes(const Plan& plan) {
+  return plan.kernel == Kernel::kDecode && kDecodeTiles[plan.tile].quantizes;
+}
+
+// Of memory that the plan's blocks hand their sums over in; see launch_mma.
+constexpr int64_t workspace_bytes(const Plan& plan, int64_t M, int64_t N) { return 0; }
+
+}  // namespace green_kernels
