@@ -4,11 +4,36 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/int8_matmul_plan.h"
 
 namespace green_kernels {
+namespace {
+
+// Where everything of the kernel for few rows goes. Places are pairs.
+void bind_decode(pybind11::module_& plans) {
+  const auto pair = [](Place place) { return std::pair(place.row, place.column); };
+  plans.def("decode_steps", [](int64_t K) { return decode_steps(K); });
+  plans.def("decode_share", [](int steps, int splits, int rank) {
+    const Steps share = decode_share(steps, splits, rank);
+    return std::pair(share.first, share.count);
+  });
+  plans.def("decode_place", [pair](int cluster, int tiles_of_x) {
+    return pair(decode_place(cluster, tiles_of_x));
+  });
+  plans.def("decode_x_byte", [](int token, int k) { return decode_x_byte(token, k); });
+  plans.def("decode_team_warps", [](int tokens) { return decode_team_warps(tokens); });
+  plans.def("decode_sum",
+            [pair](int thread, int index) { return pair(decode_sum(thread, index)); });
+  plans.def("decode_sum_word", [](int token, int row) { return decode_sum_word(token, row); });
+  plans.def("decode_added_token", [](int splits, int rank, int warp, int turn) {
+    return decode_added_token(splits, rank, warp, turn);
+  });
+}
+
+}  // namespace
 
 void bind_plans(pybind11::module_& m) {
   using namespace pybind11::literals;
@@ -50,11 +75,15 @@ void bind_plans(pybind11::module_& m) {
   pybind11::class_<DecodeTile>(plans, "DecodeTile", "What a block computes for few rows.")
       .def_readonly("tokens", &DecodeTile::tokens)
       .def_readonly("stages", &DecodeTile::stages)
-      .def_readonly("quantizes", &DecodeTile::quantizes);
+      .def_readonly("quantizes", &DecodeTile::quantizes)
+      .def("fits", &decode_fits, "K"_a, "splits"_a)
+      .def("shared_bytes", &decode_shared_bytes, "K"_a, "splits"_a);
   plans.attr("DECODE_TILES") =
       pybind11::cast(std::vector<DecodeTile>(kDecodeTiles, kDecodeTiles + kDecodeTileCount));
   plans.attr("DECODE_SPLITS") =
       pybind11::cast(std::vector<int>(std::begin(kDecodeSplits), std::end(kDecodeSplits)));
+
+  bind_decode(plans);
 
   plans.def("choose", &choose_plan, "M"_a, "N"_a, "K"_a, "gpu"_a, "from_float"_a,
             "The plan of least predicted time; from_float of int8_linear.");
