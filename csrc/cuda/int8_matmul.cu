@@ -73,6 +73,8 @@ const char* current_gpu(Gpu& gpu) {
 
 const char* int8_matmul_cuda(const Int8Matmul& args, const Launch& launch) {
   if (args.M == 0 || args.N == 0) return nullptr;
+  if (parts_of_y(launch.plan, args.M, args.N) * launch.plan.splits > INT32_MAX)
+    return "M * N is too large for one launch";
   if constexpr (is_built_for(90)) {  // or else their files are not compiled
     if (launch.plan.kernel == Kernel::kWgmma) return words(launch_wgmma(args, launch));
     if (launch.plan.kernel == Kernel::kDecode) return words(launch_decode(args, launch));

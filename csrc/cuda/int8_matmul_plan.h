@@ -40,7 +40,36 @@ constexpr bool quantizes(const Plan& plan) {
   return plan.kernel == Kernel::kDecode && kDecodeTiles[plan.tile].quantizes;
 }
 
-// Of memory that the plan's blocks hand their sums over in; see launch_mma.
-constexpr int64_t workspace_bytes(const Plan& plan, int64_t M, int64_t N) { return 0; }
+// The parts of y that the plan's blocks, or clusters, compute.
+constexpr int64_t parts_of_y(const Plan& plan, int64_t M, int64_t N) {
+  switch (plan.kernel) {
+    case Kernel::kWgmma: {
+      const WgmmaTile& tile = kWgmmaTiles[plan.tile];
+      return ceil_div(M, tile.m * tile.cluster) * ceil_div(N, tile.n);
+    }
+    case Kernel::kDecode:
+      return ceil_div(M, kDecodeTiles[plan.tile].tokens) * ceil_div(N, kDecodeRows);
+    default:
+      return ceil_div(M, kTiles[plan.tile].m) * ceil_div(N, kTiles[plan.tile].n);
+  }
+}
+
+// Where kMma splits K, its blocks hand their sums over in memory, and count who has: a counter,
+// zero at first, for each part of y.
+constexpr int64_t counters(const Plan& plan, int64_t M, int64_t N) {
+  return plan.kernel == Kernel::kMma && plan.splits > 1 ? parts_of_y(plan, M, N) : 0;
+}
+
+// Of that memory: the counters, then the sums of each block.
+constexpr int64_t counter_bytes(const Plan& plan, int64_t M, int64_t N) {
+  return round_up(counters(plan, M, N) * int64_t(sizeof(uint32_t)), 16);
+}
+constexpr int64_t workspace_bytes(const Plan& plan, int64_t M, int64_t N) {
+  const int64_t parts = counters(plan, M, N);
+  if (parts == 0) return 0;
+  const Tile& tile = kTiles[plan.tile];
+  return counter_bytes(plan, M, N) +
+         parts * plan.splits * tile.m * tile.n * int64_t(sizeof(int32_t));
+}
 
 }  // namespace green_kernels
