@@ -6,7 +6,7 @@
 
 namespace green_kernels {
 
-const char* int8_linear_cuda(Int8Matmul matmul, int8_t* x_q, float* x_scale, const Launch& launch) {
+const char* int8_linear_cuda(Int8Matmul matmul, int8_t* x_q, float* x_scale, Launch launch) {
   if (matmul.M == 0 || matmul.N == 0) return nullptr;
   if (quantizes(launch.plan)) return int8_matmul_cuda(matmul, launch);
   const char* error = quantize_rows_cuda(matmul.x, matmul.x_dtype, x_q, matmul.x_q_stride, x_scale,
@@ -14,6 +14,7 @@ const char* int8_linear_cuda(Int8Matmul matmul, int8_t* x_q, float* x_scale, con
   if (error != nullptr) return error;
   matmul.x_q = x_q;
   matmul.x_scale = x_scale;
+  launch.begins_early = launch.overlaps;
   return int8_matmul_cuda(matmul, launch);
 }
 

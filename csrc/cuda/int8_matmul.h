@@ -26,7 +26,8 @@ struct Launch {
   Plan plan;
   void* workspace;  // workspace_bytes(plan, M, N) of them, aligned to 16; null where there are none
   bool overlaps;    // the GPU may begin a kernel while the one before it ends
-  void* stream;     // a cudaStream_t of the current device
+  bool begins_early;  // and is to: the one before it is ours, and writes x_q and x_scale
+  void* stream;       // a cudaStream_t of the current device
 };
 
 // The current device, as plans are made for it. Returns null, or CUDA's words for what went wrong.
