@@ -156,6 +156,18 @@ constexpr int choose_tile(int64_t M, int64_t N, int64_t K, int sm_count, int sha
   return best;
 }
 
+// Whether several blocks may share a tile of this kind. Large ones leave no registers to add up in,
+// and where they are too few, smaller ones come first.
+HOST_DEVICE constexpr bool may_split(const Tile& tile) {
+  return warp_m(tile) * warp_n(tile) / kWarpSize <= 64;  // sums of a thread
+}
+
+// The first of the `steps` of K that part `split` of `splits` multiplies; the last part ends at
+// steps. No part has more than one step more than another, and a part may have none.
+HOST_DEVICE constexpr int first_step(int steps, int split, int splits) {
+  return int(int64_t(steps) * split / splits);
+}
+
 constexpr bool sound(const Tile& tile) {
   const int chunks = chunks_per_row(tile), lanes = warp_n(tile) / 4;
   return tile.m % (tile.warps_m * kMmaM) == 0     // a warp's rows are whole fragments of x,

@@ -54,6 +54,13 @@ __device__ __forceinline__ void store_shared_2(uint32_t shared, int32_t first, i
                : "memory");
 }
 
+// Four, at a multiple of 16 bytes. (Data movement: st)
+__device__ __forceinline__ void store_shared_4(uint32_t shared, const int32_t (&words)[4]) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(words[0]),
+               "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+
 // c += a * b for a (16, 32) and b (32, 8) of int8 and c of int32, spread over a warp. No
 // .satfinite: sums wrap, and K is limited so that none does. (Matrix fragments for mma.m16n8k32;
 // Multiply-and-accumulate: mma)
@@ -64,6 +71,10 @@ __device__ __forceinline__ void mma_m16n8k32(int32_t (&c)[4], const uint32_t (&a
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+
+// No instruction: what the compiler has made of `word` before, it makes anew after, rather than
+// hold it in a register meanwhile.
+__device__ __forceinline__ void forget(uint32_t& word) { asm volatile("" : "+r"(word)); }
 
 // Lets the kernel after this one on its stream begin, as far as there is room for it, if it was
 // launched to overlap; and waits until the kernel before this one has ended and its writes are
