@@ -4,10 +4,12 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
-#include "cuda/int8_matmul_plan.h"
+#include "cuda/int8_matmul_cost.h"
+#include "plans.h"
 
 namespace green_kernels {
 namespace {
@@ -39,16 +41,19 @@ void bind_plans(pybind11::module_& m) {
   using namespace pybind11::literals;
   pybind11::module_ plans = m.def_submodule("plans", "Which CUDA kernel computes a product.");
 
-  pybind11::class_<Gpu>(plans, "Gpu", "A GPU, as plans are made for it.")
-      .def(pybind11::init([](int arch, int sm_count, int shared_limit, bool has_sm90a) {
-             return Gpu{arch, sm_count, shared_limit, has_sm90a, arch >= 90};
+  pybind11::class_<Gpu>(plans, "Gpu",
+                        "A GPU, as plans are made for it: arch as 90, its SMs, bytes of shared "
+                        "memory that a block may have, and bytes in a nanosecond from memory.")
+      .def(pybind11::init([](int arch, int sm_count, int shared_limit, bool has_sm90a, int memory) {
+             return Gpu{arch, sm_count, shared_limit, has_sm90a, arch >= 90, memory};
            }),
-           "arch"_a, "sm_count"_a, "shared_limit"_a, "has_sm90a"_a)
+           "arch"_a, "sm_count"_a, "shared_limit"_a, "has_sm90a"_a, "memory"_a = 0)
       .def_readonly("arch", &Gpu::arch)
       .def_readonly("sm_count", &Gpu::sm_count)
       .def_readonly("shared_limit", &Gpu::shared_limit)
       .def_readonly("has_sm90a", &Gpu::has_sm90a)
-      .def_readonly("overlaps", &Gpu::overlaps);
+      .def_readonly("overlaps", &Gpu::overlaps)
+      .def_readonly("memory", &Gpu::memory);
 
   pybind11::enum_<Kernel>(plans, "Kernel", "Of int8_matmul.")
       .value("mma", Kernel::kMma)
@@ -60,6 +65,7 @@ void bind_plans(pybind11::module_& m) {
       .def_readonly("kernel", &Plan::kernel)
       .def_readonly("tile", &Plan::tile)
       .def_readonly("splits", &Plan::splits)
+      .def("__eq__", [](const Plan& a, const Plan& b) { return a == b; })
       .def_property_readonly("quantizes", [](const Plan& plan) { return quantizes(plan); })
       .def("workspace_bytes",
            [](const Plan& plan, int64_t M, int64_t N) { return workspace_bytes(plan, M, N); });
@@ -85,8 +91,37 @@ void bind_plans(pybind11::module_& m) {
 
   bind_decode(plans);
 
+  plans.attr("TILE_COUNTS") = std::vector<int>(std::begin(kTileCounts), std::end(kTileCounts));
   plans.def("choose", &choose_plan, "M"_a, "N"_a, "K"_a, "gpu"_a, "from_float"_a,
             "The plan of least predicted time; from_float of int8_linear.");
+  plans.def("planned", &planned, "M"_a, "N"_a, "K"_a, "gpu"_a, "from_float"_a,
+            "The plan that was asked for, else one that was measured, else the chooser's.");
+  plans.def(
+      "possible",
+      [](int64_t M, int64_t N, int64_t K, const Gpu& gpu, bool from_float) {
+        std::vector<Plan> possible;
+        for_plans(M, N, K, gpu, from_float, [&](const Plan& plan) { possible.push_back(plan); });
+        return possible;
+      },
+      "M"_a, "N"_a, "K"_a, "gpu"_a, "from_float"_a, "Every plan that the chooser looks at.");
+  plans.def("time", &plan_time, "M"_a, "N"_a, "K"_a, "gpu"_a, "plan"_a, "from_float"_a,
+            "Predicted nanoseconds of a plan.");
+  plans.def("float_time", &float_time, "M"_a, "N"_a, "K"_a, "gpu"_a, "bytes"_a,
+            "Predicted nanoseconds of the float layer, of values of 2 or 4 bytes.");
+  plans.def("ask_for", &ask_for_plan, "plan"_a,
+            "A plan for every product; None for the chooser's.");
+  plans.def(
+      "set_measured",
+      [](const std::vector<
+          std::tuple<int, int, int, int64_t, int64_t, int64_t, int64_t, bool, Plan>>& rows) {
+        std::vector<MeasuredPlan> measured;
+        for (const auto& row : rows)
+          measured.push_back(std::apply([](auto... of) { return MeasuredPlan{of...}; }, row));
+        set_measured_plans(std::move(measured));
+      },
+      "rows"_a,
+      "Plans that measured faster than the chooser's: arch, sm_count, memory, first and last M, N, "
+      "K, from_float, plan.");
 }
 
 }  // namespace green_kernels

@@ -58,21 +58,23 @@ cudaError_t allow_shared_memory(const void* kernel, int bytes) {
   return set;
 }
 
-const char* current_gpu(Gpu& gpu) {
+cudaError_t find_gpu(Gpu& gpu) {
   static std::map<int, Gpu> known;
   int device = 0;
-  const cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return words(error);
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = known.find(device);
-  if (found != known.end()) {
+  if (found == known.end()) {
+    error = describe(device, gpu);
+    if (error == cudaSuccess) known[device] = gpu;
+  } else {
     gpu = found->second;
-    return nullptr;
   }
-  const cudaError_t described = describe(device, gpu);
-  if (described == cudaSuccess) known[device] = gpu;
-  return words(described);
+  return error;
 }
+
+const char* current_gpu(Gpu& gpu) { return words(find_gpu(gpu)); }
 
 const char* int8_matmul_cuda(const Int8Matmul& args, const Launch& launch) {
   if (args.M == 0 || args.N == 0) return nullptr;

@@ -1,7 +1,7 @@
-// How long a plan takes, as far as that can be known without a GPU: a model of waves of blocks and of
-// bandwidths, from published figures. It has to rank plans, and to tell where int8 gains nothing over
-// floating point; its nanoseconds are nobody's measurement. Where measurements say otherwise, they
-// go first (plans.h).
+// How long a plan takes, as far as that can be known without a GPU: a model of waves of blocks and
+// of bandwidths, from published figures. It has to rank plans, and to tell where int8 gains nothing
+// over floating point; its nanoseconds are nobody's measurement. Where measurements say otherwise,
+// they go first (plans.h).
 #pragma once
 
 #include "int8_matmul_plan.h"
@@ -11,12 +11,12 @@ namespace green_kernels {
 // What an SM does in a cycle, from the manufacturer's peak rates. From sm_100 on, int8 is
 // multiplied by mma alone, at a rate that nobody has published or measured here: as sm_80's.
 struct Rates {
-  int arch;              // this one and those after it, up to the next row
-  double ghz;            // under load
-  double mma, wgmma;     // multiply-adds of int8
-  double half, single;   // multiply-adds of 16-bit floats and of float32, as torch computes them
-  double l2;             // bytes from L2
-  double memory;         // bytes in a nanosecond from memory, of the whole GPU where it says nothing
+  int arch;             // this one and those after it, up to the next row
+  double ghz;           // under load
+  double mma, wgmma;    // multiply-adds of int8
+  double half, single;  // multiply-adds of 16-bit floats and of float32, as torch computes them
+  double l2;            // bytes from L2
+  double memory;        // bytes in a nanosecond from memory, of the whole GPU where it says nothing
 };
 constexpr Rates kRates[] = {
     {80, 1.41, 2048, 0, 1024, 64, 40, 1555},      // A100
@@ -41,8 +41,8 @@ constexpr double memory_of(const Gpu& gpu) {
 // In nanoseconds. A kernel's first bytes are on their way for about as long as its blocks take to
 // start; of a kernel that begins while the one before it ends, that is hidden.
 constexpr double kStart = 2000, kNext = 1000, kOverlapped = 400;
-constexpr double kLatency = 700;     // of memory under load
-constexpr double kExchange = 1500;   // sums through memory: fence, counter, and back
+constexpr double kLatency = 700;    // of memory under load
+constexpr double kExchange = 1500;  // sums through memory: fence, counter, and back
 constexpr double kClusterSync = 700;
 constexpr double kSharedBytes = 128;  // of an SM's shared memory in a cycle
 constexpr double kOutputs = 24;       // values of y that an SM finishes in a cycle
@@ -53,11 +53,11 @@ constexpr double least(int64_t a, int64_t b) { return double(a < b ? a : b); }
 
 // A plan's blocks, as the model sees them.
 struct Blocks {
-  double m, n;         // of x and of w
-  double shares_w;     // blocks that read w from L2 together
-  double multiply;     // multiply-adds in a cycle of an SM
-  double shared;       // bytes of shared memory read for each byte of K
-  double in_flight;    // bytes on their way to an SM
+  double m, n;       // of x and of w
+  double shares_w;   // blocks that read w from L2 together
+  double multiply;   // multiply-adds in a cycle of an SM
+  double shared;     // bytes of shared memory read for each byte of K
+  double in_flight;  // bytes on their way to an SM
 };
 
 constexpr Blocks blocks_of(const Plan& plan, const Gpu& gpu) {
@@ -66,20 +66,30 @@ constexpr Blocks blocks_of(const Plan& plan, const Gpu& gpu) {
   if (plan.kernel == Kernel::kWgmma) {
     const WgmmaTile& tile = kWgmmaTiles[plan.tile];
     // Each wgmma reads its 64 rows of x and all of w's.
-    return {double(tile.m), double(tile.n), double(tile.cluster), rates.wgmma,
-            tile.m / 64.0 * (64 + tile.n), double(tile.stages) * (tile.m + tile.n) * 128};
+    return {double(tile.m),
+            double(tile.n),
+            double(tile.cluster),
+            rates.wgmma,
+            tile.m / 64.0 * (64 + tile.n),
+            double(tile.stages) * (tile.m + tile.n) * 128};
   }
   if (plan.kernel == Kernel::kDecode) {
     const DecodeTile& tile = kDecodeTiles[plan.tile];
     const int resident = tile.tokens <= 64 ? 2 : 1;
-    return {double(tile.tokens), double(kDecodeRows), 1, rates.wgmma,
+    return {double(tile.tokens),
+            double(kDecodeRows),
+            1,
+            rates.wgmma,
             kDecodeRows / 64.0 * (64 + tile.tokens),
             double(resident) * tile.stages * (kDecodeRows + tile.tokens) * kDecodeK};
   }
   const Tile& tile = kTiles[plan.tile];
   const double resident = larger(1, int(fitting / shared_bytes(tile)));
   const double warps = tile.warps_m * tile.warps_n;
-  return {double(tile.m), double(tile.n), 1, rates.mma,
+  return {double(tile.m),
+          double(tile.n),
+          1,
+          rates.mma,
           warps * (warp_m(tile) + warp_n(tile)),
           (resident < 2 ? 1 : 2) * double(tile.stages - 1) * stage_bytes(tile)};
 }
@@ -94,10 +104,10 @@ constexpr double product_time(int64_t M, int64_t N, int64_t K, const Gpu& gpu, c
   const double rounds = double(ceil_div(int64_t(count), gpu.sm_count));
 
   const double read = least(M, int64_t(block.m)) + least(N, int64_t(block.n)) / block.shares_w;
-  const double cycles = larger(larger(block.m * block.n / (block.multiply * kAchieved),
-                                      block.shared / kSharedBytes),
-                               read / rates.l2) *
-                        share;
+  const double cycles =
+      larger(larger(block.m * block.n / (block.multiply * kAchieved), block.shared / kSharedBytes),
+             read / rates.l2) *
+      share;
   const double arriving = read * share * kLatency / block.in_flight;
   const double writing = block.m * block.n / plan.splits / kOutputs;
   const double bytes = double(M + N) * double(K) + 2.0 * double(M) * double(N);
@@ -138,8 +148,7 @@ constexpr double float_time(int64_t M, int64_t N, int64_t K, const Gpu& gpu, int
   const Rates rates = rates_of(gpu.arch);
   const double rate = (bytes == 2 ? rates.half : rates.single) * kAchieved * rates.ghz;
   const double multiplying = double(M) * double(N) * double(K) / (rate * gpu.sm_count);
-  const double moved =
-      bytes * (double(M + N) * double(K) + double(M) * double(N)) / memory_of(gpu);
+  const double moved = bytes * (double(M + N) * double(K) + double(M) * double(N)) / memory_of(gpu);
   return kStart + larger(multiplying, moved);
 }
 

@@ -352,29 +352,12 @@ cudaError_t launch_decode(const Int8Matmul& args, const Launch& launch) {
     if (error != cudaSuccess) return error;
   }
 
-  const Function kernel = kernel_of(launch.plan.tile, args.x_dtype,
-                                    std::make_integer_sequence<int, kDecodeTileCount>());
-  const int bytes = decode_shared_bytes(tile, args.K, splits);
-  const cudaError_t error = allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
-  if (error != cudaSuccess) return error;
   const int64_t blocks = ceil_div(args.M, tile.tokens) * ceil_div(args.N, kDecodeRows) * splits;
-  if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
-
-  cudaLaunchAttribute attributes[2] = {};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(unsigned(blocks));
-  config.blockDim = dim3(kDecodeThreads);
-  config.dynamicSmemBytes = bytes;
-  config.stream = static_cast<cudaStream_t>(launch.stream);
-  config.attrs = attributes;
-  if (splits > 1) {
-    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {unsigned(splits), 1, 1};
-  }
   const bool wide_x = is_aligned(args.x, 16) && args.K % kUnit == 0;
-  return cudaLaunchKernelEx(&config, kernel, w_map, x_map,
-                            Arguments{args, splits, rows_are_wide(args), wide_x});
+  return start(kernel_of(launch.plan.tile, args.x_dtype,
+                         std::make_integer_sequence<int, kDecodeTileCount>()),
+               blocks, kDecodeThreads, decode_shared_bytes(tile, args.K, splits), splits, launch,
+               w_map, x_map, Arguments{args, splits, rows_are_wide(args), wide_x});
 }
 
 }  // namespace green_kernels

@@ -12,6 +12,9 @@ cudaError_t launch_mma(const Int8Matmul& args, const Launch& launch);
 cudaError_t launch_wgmma(const Int8Matmul& args, const Launch& launch);
 cudaError_t launch_decode(const Int8Matmul& args, const Launch& launch);
 
+// The current device.
+cudaError_t find_gpu(Gpu& gpu);
+
 // Lets a kernel have `bytes` of dynamic shared memory on the current device.
 cudaError_t allow_shared_memory(const void* kernel, int bytes);
 

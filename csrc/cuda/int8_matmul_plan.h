@@ -24,6 +24,12 @@ struct Plan {
   int splits;  // into how many parts K goes, whose sums are added up exactly
 };
 
+constexpr bool operator==(const Plan& a, const Plan& b) {
+  return a.kernel == b.kernel && a.tile == b.tile && a.splits == b.splits;
+}
+
+constexpr int kTileCounts[] = {kTileCount, kWgmmaTileCount, kDecodeTileCount};  // by kernel
+
 struct Gpu {
   int arch;  // as 80 or 90
   int sm_count;
@@ -64,13 +70,13 @@ constexpr bool is_possible(const Plan& plan, int64_t M, int64_t N, int64_t K, co
 // Calls f with every possible plan. No part of K that is split may be left without a step.
 template <typename F>
 constexpr void for_plans(int64_t M, int64_t N, int64_t K, const Gpu& gpu, bool from_float, F&& f) {
-  const int counts[] = {kTileCount, kWgmmaTileCount, kDecodeTileCount};
   for (const Kernel kernel : {Kernel::kMma, Kernel::kWgmma, Kernel::kDecode})
-    for (int tile = 0; tile < counts[int(kernel)]; ++tile)
+    for (int tile = 0; tile < kTileCounts[int(kernel)]; ++tile)
       for (const int splits : kSplits) {
         const int k = kernel == Kernel::kMma ? kTiles[tile].k : 128;
         const Plan plan{kernel, tile, splits};
-        if ((splits == 1 || ceil_div(K, k) >= splits) && is_possible(plan, M, N, K, gpu, from_float))
+        if ((splits == 1 || ceil_div(K, k) >= splits) &&
+            is_possible(plan, M, N, K, gpu, from_float))
           f(plan);
       }
 }
