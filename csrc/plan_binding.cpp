@@ -86,12 +86,12 @@ void bind_plans(pybind11::module_& m) {
       .def("shared_bytes", &decode_shared_bytes, "K"_a, "splits"_a);
   plans.attr("DECODE_TILES") =
       pybind11::cast(std::vector<DecodeTile>(kDecodeTiles, kDecodeTiles + kDecodeTileCount));
-  plans.attr("DECODE_SPLITS") =
-      pybind11::cast(std::vector<int>(std::begin(kDecodeSplits), std::end(kDecodeSplits)));
+  plans.attr("SPLITS") = pybind11::cast(std::vector<int>(std::begin(kSplits), std::end(kSplits)));
 
   bind_decode(plans);
 
-  plans.attr("TILE_COUNTS") = std::vector<int>(std::begin(kTileCounts), std::end(kTileCounts));
+  plans.attr("TILE_COUNTS") =
+      pybind11::cast(std::vector<int>(std::begin(kTileCounts), std::end(kTileCounts)));
   plans.def("choose", &choose_plan, "M"_a, "N"_a, "K"_a, "gpu"_a, "from_float"_a,
             "The plan of least predicted time; from_float of int8_linear.");
   plans.def("planned", &planned, "M"_a, "N"_a, "K"_a, "gpu"_a, "from_float"_a,

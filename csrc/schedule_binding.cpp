@@ -35,6 +35,7 @@ void bind_schedule(pybind11::module_& m) {
       .def_property_readonly("stage_bytes", [](const Tile& t) { return stage_bytes(t); })
       .def_property_readonly("shared_bytes", [](const Tile& t) { return shared_bytes(t); })
       .def_property_readonly("staging_words", [](const Tile& t) { return staging_words(t); })
+      .def_property_readonly("may_split", [](const Tile& t) { return may_split(t); })
       .def_property_readonly("write_passes", [](const Tile& t) { return write_passes(t); })
       .def("warp_corner", [](const Tile& t, int warp) { return pair(warp_corner(t, warp)); })
       .def("staged_word",

@@ -10,7 +10,7 @@ import torch
 from emulator import cuda_ops, triton_ops
 from shapes import SHAPES
 
-from green_kernels._C import schedule
+from green_kernels._C import plans, schedule
 from green_kernels.ops import ACTIVATIONS, int8_linear, int8_matmul, quantize_rows
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
@@ -46,18 +46,15 @@ def test_every_shape_under_many_schedules(shape, ops, assert_same_bits):
             assert_same_bits(actual, e)
 
 
-def problem_for(tile, preset):
-    """M, N, K past the edges of such a tile, and a number of SMs for which it is chosen."""
-    M, N, K = tile.m + 3, tile.n + 5, 2 * tile.stages * tile.k + 7
-    index = next(i for i, other in enumerate(schedule.TILES) if same(other, tile))
-    for rows, sm_count in itertools.product((M, tile.m - 1, 1), (1, 2, 3, 4, 8, 132, 1000)):
-        if schedule.choose_tile(rows, N, K, sm_count, preset.shared_optin) == index:
-            return rows, N, K, sm_count
-    raise LookupError(f"nothing chooses {tile.m} x {tile.n}")
+def ops_of(tile, preset, splits=1):
+    """The ops by this very tile of the kernel for every GPU."""
+    return cuda_ops.CudaOps(preset, plan=plans.Plan(plans.Kernel.mma, tile, splits))
 
 
-def same(a, b):
-    return (a.m, a.n, a.k, a.warps_m, a.warps_n) == (b.m, b.n, b.k, b.warps_m, b.warps_n)
+def problem_for(tile):
+    """M, N, K past the edges of a tile, and past the ring of its stages."""
+    tile = schedule.TILES[tile]
+    return tile.m + 3, tile.n + 5, 2 * tile.stages * tile.k + 7
 
 
 def matmul_arguments(M, N, K, dtype=torch.float32):
@@ -67,34 +64,50 @@ def matmul_arguments(M, N, K, dtype=torch.float32):
     return x_q, x_scale, w_q, w_scale, torch.randn(N).to(dtype), torch.randn(M, N).to(dtype)
 
 
-TILES = pytest.mark.parametrize("tile", schedule.TILES, ids=lambda t: f"{t.m}x{t.n}x{t.k}")
+TILES = pytest.mark.parametrize(
+    "tile", range(len(schedule.TILES)), ids=[f"{t.m}x{t.n}x{t.k}" for t in schedule.TILES]
+)
 
 
 @TILES
-def test_every_tile_under_many_schedules(tile, preset, monkeypatch, assert_same_bits):
-    M, N, K, sm_count = problem_for(tile, preset)
-    monkeypatch.setattr(cuda_ops, "SM_COUNTS", (sm_count,))
-    args = matmul_arguments(M, N, K)
+def test_every_tile_under_many_schedules(tile, preset, assert_same_bits):
+    args = matmul_arguments(*problem_for(tile))
     expected = int8_matmul.reference(*args)
     for _ in range(SEEDS):
-        assert_same_bits(cuda_ops.CudaOps(preset).int8_matmul(*args), expected)
+        assert_same_bits(ops_of(tile, preset).int8_matmul(*args), expected)
+
+
+SPLITTING = [i for i, tile in enumerate(schedule.TILES) if tile.may_split]
+
+
+@pytest.mark.parametrize("splits", plans.SPLITS[1:])
+@pytest.mark.parametrize("tile", SPLITTING)
+def test_every_split_under_many_schedules(tile, splits, preset, assert_same_bits):
+    """K in parts that are not alike, two tiles of them; for int8_linear rounding zeroes the counters."""
+    M, N, K = 5, schedule.TILES[tile].n + 3, (splits + 1) * schedule.TILES[tile].k + 9
+    args, x = matmul_arguments(M, N, K), torch.randn(M, K)
+    expected, of_x = int8_matmul.reference(*args), int8_linear.reference(x, *args[2:5])
+    for _ in range(SEEDS // 4):
+        ops = ops_of(tile, preset, splits)
+        assert_same_bits(ops.int8_matmul(*args), expected)
+        assert_same_bits(ops.int8_linear(x, *args[2:5]), of_x)
 
 
 @TILES
 @pytest.mark.parametrize("act", ACTIVATIONS)
-def test_every_epilogue_of_every_tile(tile, act, preset, monkeypatch, assert_within_one_ulp):
-    M, N, K, sm_count = problem_for(tile, preset)
-    monkeypatch.setattr(cuda_ops, "SM_COUNTS", (sm_count,))
+def test_every_epilogue_of_every_tile(tile, act, preset, assert_within_one_ulp):
+    M, N, K = problem_for(tile)
+    ops = ops_of(tile, preset)
     for dtype, out_dtype, N_more in zip(FLOATS, FLOATS[1:] + FLOATS[:1], (0, 3, 7), strict=True):
         x_q, x_scale, w_q, w_scale, bias, residual = matmul_arguments(M, N + N_more, K, dtype)
         scales = x_scale / 1000, w_scale / 100  # so that the activations' curves are where y is
         args = x_q, scales[0], w_q, scales[1], bias, None, act, out_dtype
-        actual, expected = cuda_ops.CudaOps(preset).int8_matmul(*args), int8_matmul.reference(*args)
+        actual, expected = ops.int8_matmul(*args), int8_matmul.reference(*args)
         if act in ("none", "relu"):
             assert torch.equal(actual, expected)
         assert_within_one_ulp(actual, expected)
     args = x_q, scales[0], w_q, scales[1], bias, residual
-    assert torch.equal(cuda_ops.CudaOps(preset).int8_matmul(*args), int8_matmul.reference(*args))
+    assert torch.equal(ops.int8_matmul(*args), int8_matmul.reference(*args))
 
 
 def test_int8_linear_under_many_schedules(preset, assert_same_bits):
@@ -117,11 +130,9 @@ def by_kind(traffic):
 
 
 @TILES
-def test_int8_matmul_meets_no_bank_conflicts(tile, preset, monkeypatch):
-    M, N, K, sm_count = problem_for(tile, preset)
-    monkeypatch.setattr(cuda_ops, "SM_COUNTS", (sm_count,))
-    ops = cuda_ops.CudaOps(preset)
-    ops.int8_matmul(*matmul_arguments(M, N, K))
+def test_int8_matmul_meets_no_bank_conflicts(tile, preset):
+    ops = ops_of(tile, preset)
+    ops.int8_matmul(*matmul_arguments(*problem_for(tile)))
     shared = [entry for entry in ops.traffic if entry["kind"].startswith("shared")]
     assert {e["kind"].split()[1].split(".")[0] for e in shared} == {"cp", "ldmatrix", "st", "ld"}
     for entry in shared:
@@ -129,17 +140,10 @@ def test_int8_matmul_meets_no_bank_conflicts(tile, preset, monkeypatch):
 
 
 @TILES
-def test_int8_matmul_reads_each_operand_once_a_tile(tile, preset, monkeypatch):
+def test_int8_matmul_reads_each_operand_once_a_tile(tile, preset):
     """Whole tiles: sectors of global memory are exactly those of the matrices, so often."""
+    ops, tile = ops_of(tile, preset), schedule.TILES[tile]
     M, N, K = tile.m * 2, tile.n * 2, tile.k * 4
-    _, _, _, sm_count = problem_for(tile, preset)
-    for count in (sm_count, 1, 4, 132, 1000):
-        index = schedule.choose_tile(M, N, K, count, preset.shared_optin)
-        if same(schedule.TILES[index], tile):
-            break
-    tile = schedule.TILES[index]
-    monkeypatch.setattr(cuda_ops, "SM_COUNTS", (count,))
-    ops = cuda_ops.CudaOps(preset)
     ops.int8_matmul(*matmul_arguments(M, N, K))
     moved = by_kind(ops.traffic)
     copies = moved["global cp.async.cg.shared.global"]
@@ -150,12 +154,19 @@ def test_int8_matmul_reads_each_operand_once_a_tile(tile, preset, monkeypatch):
     assert written["bytes"] == written["sectors"] * 32 == M * N * 4
 
 
-def test_quantize_rows_reads_twice_and_writes_once(preset):
-    x = torch.randn(8, 2048)
+# Of one kind of row each: a warp's, blocks', the longest that is held whole, and one beyond that.
+READS = {"warp": 1024, "block": 4096, "busy block": 8192, "large block": 32768, "longest": 40000}
+
+
+@pytest.mark.parametrize("K", READS.values(), ids=READS)
+def test_quantize_rows_reads_and_writes_once(K, preset, assert_same_bits):
+    x = torch.randn(2, K)
     ops = cuda_ops.CudaOps(preset)
-    ops.quantize_rows(x)
+    for actual, e in zip(ops.quantize_rows(x), quantize_rows.reference(x), strict=True):
+        assert_same_bits(actual, e)
     moved = by_kind(ops.traffic)
     reads = sum(v["bytes"] for k, v in moved.items() if k.startswith("global ld"))
-    assert reads == 2 * x.numel() * 4
+    again = max(0, K - 32768)  # what of a row the registers of a block cannot hold
+    assert reads == 2 * (K + again) * 4
     stored = moved["global st.global.wb.v2.s32"]
     assert stored["bytes"] == stored["sectors"] * 32 == x.numel()

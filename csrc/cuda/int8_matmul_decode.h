@@ -22,10 +22,9 @@ constexpr DecodeTile kDecodeTiles[] = {
     {8, 6, true}, {8, 6, false}, {16, 6, false}, {32, 5, false}, {64, 4, false}, {128, 6, false},
 };
 constexpr int kDecodeTileCount = sizeof(kDecodeTiles) / sizeof(kDecodeTiles[0]);
-constexpr int kDecodeRows = 128;               // of w
-constexpr int kDecodeK = 128;                  // of a stage: as wide as a swizzled box can be
-constexpr int kDecodeSplits[] = {1, 2, 4, 8};  // a cluster's blocks share K
-constexpr int kQuantizingRows = 4;             // of x: with more, rounding them once is cheaper
+constexpr int kDecodeRows = 128;    // of w
+constexpr int kDecodeK = 128;       // of a stage: as wide as a swizzled box can be
+constexpr int kQuantizingRows = 4;  // of x: with more, rounding them once is cheaper
 
 // The first `kDecodeConsumers` warpgroups multiply 64 rows of w each; a warp after them copies.
 constexpr int kDecodeConsumers = 2;
