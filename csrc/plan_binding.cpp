@@ -4,26 +4,56 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
-#include "cuda/int8_matmul_plan.h"
+#include "cuda/int8_matmul_cost.h"
+#include "plans.h"
 
 namespace green_kernels {
+namespace {
+
+// Where everything of the kernel for few rows goes. Places are pairs.
+void bind_decode(pybind11::module_& plans) {
+  const auto pair = [](Place place) { return std::pair(place.row, place.column); };
+  plans.def("decode_steps", [](int64_t K) { return decode_steps(K); });
+  plans.def("decode_share", [](int steps, int splits, int rank) {
+    const Steps share = decode_share(steps, splits, rank);
+    return std::pair(share.first, share.count);
+  });
+  plans.def("decode_place", [pair](int cluster, int tiles_of_x) {
+    return pair(decode_place(cluster, tiles_of_x));
+  });
+  plans.def("decode_x_byte", [](int token, int k) { return decode_x_byte(token, k); });
+  plans.def("decode_team_warps", [](int tokens) { return decode_team_warps(tokens); });
+  plans.def("decode_sum",
+            [pair](int thread, int index) { return pair(decode_sum(thread, index)); });
+  plans.def("decode_sum_word", [](int token, int row) { return decode_sum_word(token, row); });
+  plans.def("decode_added_token", [](int splits, int rank, int warp, int turn) {
+    return decode_added_token(splits, rank, warp, turn);
+  });
+}
+
+}  // namespace
 
 void bind_plans(pybind11::module_& m) {
   using namespace pybind11::literals;
   pybind11::module_ plans = m.def_submodule("plans", "Which CUDA kernel computes a product.");
 
-  pybind11::class_<Gpu>(plans, "Gpu", "A GPU, as plans are made for it.")
-      .def(pybind11::init([](int arch, int sm_count, int shared_limit, bool has_sm90a) {
-             return Gpu{arch, sm_count, shared_limit, has_sm90a, arch >= 90};
+  pybind11::class_<Gpu>(plans, "Gpu",
+                        "A GPU, as plans are made for it: arch as 90, its SMs, bytes of shared "
+                        "memory that a block may have, and bytes in a nanosecond from memory.")
+      .def(pybind11::init([](int arch, int sm_count, int shared_limit, bool has_sm90a, int memory) {
+             return Gpu{arch, sm_count, shared_limit, has_sm90a, arch >= 90, memory};
            }),
-           "arch"_a, "sm_count"_a, "shared_limit"_a, "has_sm90a"_a)
+           "arch"_a, "sm_count"_a, "shared_limit"_a, "has_sm90a"_a, "memory"_a = 0)
       .def_readonly("arch", &Gpu::arch)
       .def_readonly("sm_count", &Gpu::sm_count)
       .def_readonly("shared_limit", &Gpu::shared_limit)
       .def_readonly("has_sm90a", &Gpu::has_sm90a)
-      .def_readonly("overlaps", &Gpu::overlaps);
+      .def_readonly("overlaps", &Gpu::overlaps)
+      .def_readonly("memory", &Gpu::memory);
 
   pybind11::enum_<Kernel>(plans, "Kernel", "Of int8_matmul.")
       .value("mma", Kernel::kMma)
@@ -35,6 +65,7 @@ void bind_plans(pybind11::module_& m) {
       .def_readonly("kernel", &Plan::kernel)
       .def_readonly("tile", &Plan::tile)
       .def_readonly("splits", &Plan::splits)
+      .def("__eq__", [](const Plan& a, const Plan& b) { return a == b; })
       .def_property_readonly("quantizes", [](const Plan& plan) { return quantizes(plan); })
       .def("workspace_bytes",
            [](const Plan& plan, int64_t M, int64_t N) { return workspace_bytes(plan, M, N); });
@@ -50,14 +81,47 @@ void bind_plans(pybind11::module_& m) {
   pybind11::class_<DecodeTile>(plans, "DecodeTile", "What a block computes for few rows.")
       .def_readonly("tokens", &DecodeTile::tokens)
       .def_readonly("stages", &DecodeTile::stages)
-      .def_readonly("quantizes", &DecodeTile::quantizes);
+      .def_readonly("quantizes", &DecodeTile::quantizes)
+      .def("fits", &decode_fits, "K"_a, "splits"_a)
+      .def("shared_bytes", &decode_shared_bytes, "K"_a, "splits"_a);
   plans.attr("DECODE_TILES") =
       pybind11::cast(std::vector<DecodeTile>(kDecodeTiles, kDecodeTiles + kDecodeTileCount));
   plans.attr("DECODE_SPLITS") =
       pybind11::cast(std::vector<int>(std::begin(kDecodeSplits), std::end(kDecodeSplits)));
 
+  bind_decode(plans);
+
+  plans.attr("TILE_COUNTS") = std::vector<int>(std::begin(kTileCounts), std::end(kTileCounts));
   plans.def("choose", &choose_plan, "M"_a, "N"_a, "K"_a, "gpu"_a, "from_float"_a,
             "The plan of least predicted time; from_float of int8_linear.");
+  plans.def("planned", &planned, "M"_a, "N"_a, "K"_a, "gpu"_a, "from_float"_a,
+            "The plan that was asked for, else one that was measured, else the chooser's.");
+  plans.def(
+      "possible",
+      [](int64_t M, int64_t N, int64_t K, const Gpu& gpu, bool from_float) {
+        std::vector<Plan> possible;
+        for_plans(M, N, K, gpu, from_float, [&](const Plan& plan) { possible.push_back(plan); });
+        return possible;
+      },
+      "M"_a, "N"_a, "K"_a, "gpu"_a, "from_float"_a, "Every plan that the chooser looks at.");
+  plans.def("time", &plan_time, "M"_a, "N"_a, "K"_a, "gpu"_a, "plan"_a, "from_float"_a,
+            "Predicted nanoseconds of a plan.");
+  plans.def("float_time", &float_time, "M"_a, "N"_a, "K"_a, "gpu"_a, "bytes"_a,
+            "Predicted nanoseconds of the float layer, of values of 2 or 4 bytes.");
+  plans.def("ask_for", &ask_for_plan, "plan"_a,
+            "A plan for every product; None for the chooser's.");
+  plans.def(
+      "set_measured",
+      [](const std::vector<
+          std::tuple<int, int, int, int64_t, int64_t, int64_t, int64_t, bool, Plan>>& rows) {
+        std::vector<MeasuredPlan> measured;
+        for (const auto& row : rows)
+          measured.push_back(std::apply([](auto... of) { return MeasuredPlan{of...}; }, row));
+        set_measured_plans(std::move(measured));
+      },
+      "rows"_a,
+      "Plans that measured faster than the chooser's: arch, sm_count, memory, first and last M, N, "
+      "K, from_float, plan.");
 }
 
 }  // namespace green_kernels

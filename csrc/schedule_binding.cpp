@@ -40,10 +40,7 @@ void bind_schedule(pybind11::module_& m) {
       .def("staged_word",
            [](const Tile& t, int row, int column) { return staged_word(t, row, column); })
       .def("written",
-           [](const Tile& t, int lane, int pass) { return pair(written(t, lane, pass)); })
-      .def("cost", [](const Tile& t, int64_t M, int64_t N, int64_t K, int sm_count) {
-        return tile_cost(t, M, N, K, sm_count);
-      });
+           [](const Tile& t, int lane, int pass) { return pair(written(t, lane, pass)); });
   schedule.attr("TILES") = pybind11::cast(std::vector<Tile>(kTiles, kTiles + kTileCount));
 
   schedule.def("swizzle",
@@ -57,9 +54,6 @@ void bind_schedule(pybind11::module_& m) {
   schedule.def("mma_c", [](int lane, int reg) { return pair(mma_c(lane, reg)); });
   schedule.def("tile_place", [](int index, int tiles_m, int tiles_n) {
     return pair(tile_place(index, tiles_m, tiles_n));
-  });
-  schedule.def("choose_tile", [](int64_t M, int64_t N, int64_t K, int sm_count, int shared_limit) {
-    return choose_tile(M, N, K, sm_count, shared_limit);
   });
 }
 

@@ -117,5 +117,5 @@ def test_a_grid_that_is_too_large_is_refused():
                  "residual_dtype", "y_dtype", "act"), 0,
             )  # fmt: skip
             sizes = {"x_q_stride": 16, "w_q_stride": 16, "M": 2**40, "N": 2**20, "K": 16}
-            error = emulator.kernels().int8_matmul_mma.cuda(**fields, **sizes)
+            error = emulator.kernels().int8_matmul_cuda(**fields, **sizes)
             raise RuntimeError(error)

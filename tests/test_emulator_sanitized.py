@@ -161,7 +161,7 @@ def check_int8_matmul(device, kernels, M, N, K):
     for name in ("bias", "bias_dtype", "residual", "residual_dtype", "y_dtype", "act"):
         fields[name] = 0
     with emulator.device(device), registered(*arrays.values()):
-        error = kernels.int8_matmul_mma.cuda(**fields, x_q_stride=K, w_q_stride=K, M=M, N=N, K=K)
+        error = kernels.int8_matmul_cuda(**fields, x_q_stride=K, w_q_stride=K, M=M, N=N, K=K)
         assert error is None, error
         emulator.synchronize()
     sums = (x_q.astype(np.int32) @ w_q.astype(np.int32).T).astype(np.float32)

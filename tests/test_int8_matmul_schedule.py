@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from green_kernels._C import schedule
 
 TILES = {f"{t.m}x{t.n}x{t.k}": t for t in schedule.TILES}
-SHARED_LIMITS = {"any chip": 48, "sm_86, 89, 120": 99, "sm_80": 163, "sm_90, 100": 227}  # in KB
 WARP = range(32)
 CHUNK = 16  # bytes
 BANKS = 8  # of 16 bytes, the width of ldmatrix and cp.async; 32 of 4 bytes
@@ -190,44 +189,11 @@ def test_tiles_of_the_largest_grids_are_in_bounds(data, tiles_m):
     assert 0 <= m < tiles_m and 0 <= n < tiles_n
 
 
-@given(
-    M=st.integers(1, 2**24),
-    N=st.integers(1, 2**20),
-    K=st.integers(0, 133144),
-    sm_count=st.integers(1, 200),
-    kilobytes=st.sampled_from(list(SHARED_LIMITS.values())),
-)
-def test_the_choice_is_the_least_cost_that_fits(M, N, K, sm_count, kilobytes):
-    limit = kilobytes * 1024
-    chosen = schedule.choose_tile(M, N, K, sm_count, limit)
-    assert 0 <= chosen < len(TILES)
-    costs = {
-        i: tile.cost(M, N, K, sm_count)
-        for i, tile in enumerate(schedule.TILES)
-        if tile.shared_bytes <= limit
-    }
-    assert costs[chosen] == min(costs.values())
-
-
 @every_tile
 def test_every_tile_fits_every_chip_that_allows_99_kilobytes(tile):
     assert tile.shared_bytes <= 99 * 1024
     assert tile.shared_bytes >= tile.stages * tile.stage_bytes
     assert tile.shared_bytes >= 4 * tile.staging_words * tile.threads // 32
-
-
-CHOICES = {  # M, N, K, SMs
-    "one row, as in decoding": ((1, 4096, 4096, 132), "16x32x128"),
-    "one row, and columns enough to be wider": ((1, 8192, 4096, 132), "16x64x128"),
-    "a batch that has to fill the chip": ((128, 4096, 1024, 132), "64x64x128"),
-    "work for everybody": ((4096, 4096, 4096, 108), "256x128x64"),
-}
-
-
-@pytest.mark.parametrize(("problem", "tile"), CHOICES.values(), ids=CHOICES)
-def test_choices_at_familiar_sizes(problem, tile):
-    chosen = schedule.choose_tile(*problem, 99 * 1024)
-    assert list(TILES)[chosen] == tile
 
 
 class Block:

@@ -9,12 +9,18 @@ namespace green_kernels {
 const char* int8_linear_cuda(Int8Matmul matmul, int8_t* x_q, float* x_scale, Launch launch) {
   if (matmul.M == 0 || matmul.N == 0) return nullptr;
   if (quantizes(launch.plan)) return int8_matmul_cuda(matmul, launch);
-  const char* error = quantize_rows_cuda(matmul.x, matmul.x_dtype, x_q, matmul.x_q_stride, x_scale,
-                                         matmul.M, matmul.K, launch.stream);
+  QuantizeRows rows{};
+  rows.x = matmul.x, rows.dtype = matmul.x_dtype;
+  rows.x_q = x_q, rows.x_q_stride = matmul.x_q_stride;
+  rows.scale = x_scale;
+  rows.M = matmul.M, rows.K = matmul.K;
+  rows.zeroed = static_cast<uint32_t*>(launch.workspace);
+  rows.zeros = counters(launch.plan, matmul.M, matmul.N);
+  const char* error = quantize_rows_cuda(rows, launch.stream);
   if (error != nullptr) return error;
   matmul.x_q = x_q;
   matmul.x_scale = x_scale;
-  launch.begins_early = launch.overlaps;
+  launch.follows_quantizer = true;
   return int8_matmul_cuda(matmul, launch);
 }
 

@@ -21,12 +21,14 @@ const char* words(cudaError_t error) {
 }
 
 cudaError_t describe(int device, Gpu& gpu) {
-  int major = 0, minor = 0;
+  int major = 0, minor = 0, kilohertz = 0, bits = 0;
   const std::pair<cudaDeviceAttr, int*> attributes[] = {
       {cudaDevAttrComputeCapabilityMajor, &major},
       {cudaDevAttrComputeCapabilityMinor, &minor},
       {cudaDevAttrMultiProcessorCount, &gpu.sm_count},
-      {cudaDevAttrMaxSharedMemoryPerBlockOptin, &gpu.shared_limit}};
+      {cudaDevAttrMaxSharedMemoryPerBlockOptin, &gpu.shared_limit},
+      {cudaDevAttrMemoryClockRate, &kilohertz},
+      {cudaDevAttrGlobalMemoryBusWidth, &bits}};
   for (const auto& [attribute, value] : attributes) {
     const cudaError_t error = cudaDeviceGetAttribute(value, attribute, device);
     if (error != cudaSuccess) return error;
@@ -34,6 +36,7 @@ cudaError_t describe(int device, Gpu& gpu) {
   gpu.arch = major * 10 + minor;
   gpu.has_sm90a = gpu.arch == 90 && is_built_for(90);
   gpu.overlaps = gpu.arch >= 90 && is_built_for(gpu.arch);
+  gpu.memory = memory_rate(kilohertz, bits);
   return cudaSuccess;
 }
 
@@ -55,24 +58,28 @@ cudaError_t allow_shared_memory(const void* kernel, int bytes) {
   return set;
 }
 
-const char* current_gpu(Gpu& gpu) {
+cudaError_t find_gpu(Gpu& gpu) {
   static std::map<int, Gpu> known;
   int device = 0;
-  const cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return words(error);
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = known.find(device);
-  if (found != known.end()) {
+  if (found == known.end()) {
+    error = describe(device, gpu);
+    if (error == cudaSuccess) known[device] = gpu;
+  } else {
     gpu = found->second;
-    return nullptr;
   }
-  const cudaError_t described = describe(device, gpu);
-  if (described == cudaSuccess) known[device] = gpu;
-  return words(described);
+  return error;
 }
+
+const char* current_gpu(Gpu& gpu) { return words(find_gpu(gpu)); }
 
 const char* int8_matmul_cuda(const Int8Matmul& args, const Launch& launch) {
   if (args.M == 0 || args.N == 0) return nullptr;
+  if (parts_of_y(launch.plan, args.M, args.N) * launch.plan.splits > INT32_MAX)
+    return "M * N is too large for one launch";
   if constexpr (is_built_for(90)) {  // or else their files are not compiled
     if (launch.plan.kernel == Kernel::kWgmma) return words(launch_wgmma(args, launch));
     if (launch.plan.kernel == Kernel::kDecode) return words(launch_decode(args, launch));

@@ -26,8 +26,10 @@ struct Launch {
   Plan plan;
   void* workspace;  // workspace_bytes(plan, M, N) of them, aligned to 16; null where there are none
   bool overlaps;    // the GPU may begin a kernel while the one before it ends
-  bool begins_early;  // and is to: the one before it is ours, and writes x_q and x_scale
-  void* stream;       // a cudaStream_t of the current device
+  void* stream;     // a cudaStream_t of the current device
+  // The kernel before it on the stream is quantize_rows, which has made x_q and x_scale and set the
+  // workspace's counters to zero.
+  bool follows_quantizer;
 };
 
 // The current device, as plans are made for it. Returns null, or CUDA's words for what went wrong.

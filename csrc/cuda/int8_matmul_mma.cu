@@ -2,6 +2,10 @@
 // y. While its warps multiply one step of K, the next few are on their way from global to shared
 // memory by cp.async; the sums stay in registers until all of K is in them, and the whole epilogue
 // follows before y is written, once. Where each byte goes is told in int8_matmul_schedule.h.
+//
+// Where there are too few tiles to keep the GPU busy, several blocks share one, each a part of K.
+// They leave their sums in memory, and the last of them to come adds them up: in int32, so exactly,
+// and the order in which they come shows nowhere.
 #include <utility>
 
 #include "epilogue.cuh"
@@ -45,11 +49,46 @@ __device__ __forceinline__ void stage_slice(uint32_t staging, int lane,
     }
 }
 
+// How blocks that share a tile hand over their sums.
+struct Split {
+  int splits;         // blocks to a tile
+  uint32_t* counter;  // of each tile, zero at first
+  int4* sums;         // of each block of each tile, as its threads hold them
+};
+
+// Leaves this block's sums for the last of the blocks that share the tile `part`. For that one,
+// adds up those of all, and returns true.
+template <int kThreads, int kCount>
+__device__ __forceinline__ bool add_up(const Split& split, int part, int own,
+                                       int32_t (&sums)[kCount][4]) {
+  const auto sums_of = [&](int other) {
+    return split.sums + (int64_t(part) * split.splits + other) * kCount * kThreads + threadIdx.x;
+  };
+#pragma unroll
+  for (int i = 0; i < kCount; ++i)
+    __stcg(sums_of(own) + i * kThreads, make_int4(sums[i][0], sums[i][1], sums[i][2], sums[i][3]));
+  __threadfence();  // what each thread has written is seen before the block is counted,
+  __syncthreads();
+  const bool is_last =
+      threadIdx.x == 0 && atomicAdd(split.counter + part, 1) + 1 == uint32_t(split.splits);
+  if (!__syncthreads_or(is_last)) return false;
+  __threadfence();  // and what the others wrote is read after
+  for (int other = 0; other < split.splits; ++other) {
+    if (other == own) continue;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int4 more = __ldcg(sums_of(other) + i * kThreads);
+      sums[i][0] += more.x, sums[i][1] += more.y, sums[i][2] += more.z, sums[i][3] += more.w;
+    }
+  }
+  return true;
+}
+
 // One block an SM is the least to ask for, and leaves the compiler all the registers: left to its
 // own idea of how many blocks there should be, it spills a few.
 template <int kTile>
 __global__ void __launch_bounds__(threads(kTiles[kTile]), 1)
-    int8_matmul_kernel(const __grid_constant__ Int8Matmul args,
+    int8_matmul_kernel(const __grid_constant__ Int8Matmul args, const Split split,
                        bool wide) {  // rows of y and residual are aligned for four values at once
   constexpr Tile tile = kTiles[kTile];
   constexpr int chunks = chunks_per_row(tile);
@@ -61,15 +100,21 @@ __global__ void __launch_bounds__(threads(kTiles[kTile]), 1)
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const Place corner = warp_corner(tile, warp);
 
-  const Place place =
-      tile_place(blockIdx.x, int(ceil_div(args.M, tile.m)), int(ceil_div(args.N, tile.n)));
+  const int tiles_m = int(ceil_div(args.M, tile.m)), tiles_n = int(ceil_div(args.N, tile.n));
+  const int splits = may_split(tile) ? split.splits : 1;
+  const int part = blockIdx.x / splits, own = blockIdx.x % splits;
+  const Place place = tile_place(part, tiles_m, tiles_n);
   const int64_t m0 = int64_t(place.row) * tile.m, n0 = int64_t(place.column) * tile.n;
   const Place copied = copied_chunk(threadIdx.x, chunks);
-  const int8_t* const x_q = args.x_q + (m0 + copied.row) * args.x_q_stride + copied.column * kChunk;
-  const int8_t* const w_q = args.w_q + (n0 + copied.row) * args.w_q_stride + copied.column * kChunk;
+  const int steps_of_K = int(ceil_div(args.K, tile.k));
+  const int first = first_step(steps_of_K, own, splits);
+  const int k0 = first * tile.k + copied.column * kChunk;
+  const int8_t* const x_q = args.x_q + (m0 + copied.row) * args.x_q_stride + k0;
+  const int8_t* const w_q = args.w_q + (n0 + copied.row) * args.w_q_stride + k0;
   const int rows = int(min(args.M - m0, int64_t(tile.m)));
   const int columns = int(min(args.N - n0, int64_t(tile.n)));
-  const int K = int(args.K), stages_of_K = int(ceil_div(K, tile.k));
+  const int left_of_K = int(args.K) - k0;
+  const int stages_of_K = first_step(steps_of_K, own + 1, splits) - first;
 
   int32_t sums[slices_m][slices_n][4] = {};
   uint32_t x[2][slices_m][4], w[2][slices_n][2];  // fragments: one to multiply, one on its way
@@ -81,7 +126,7 @@ __global__ void __launch_bounds__(threads(kTiles[kTile]), 1)
   // under way says which stage has arrived.
   const auto fetch_to_shared = [&](int i) {
     if (i < stages_of_K) {
-      const int k = i * tile.k, bytes = min(max(K - k - copied.column * kChunk, 0), kChunk);
+      const int k = i * tile.k, bytes = min(max(left_of_K - k, 0), kChunk);
       copy_rows<kTile, tile.m>(x_stage(i), x_q + k, args.x_q_stride, rows, bytes);
       copy_rows<kTile, tile.n>(w_stage(i), w_q + k, args.w_q_stride, columns, bytes);
     }
@@ -146,6 +191,7 @@ __global__ void __launch_bounds__(threads(kTiles[kTile]), 1)
     }
   };
 
+  ptx::wait_for_kernel_before();
 #pragma unroll 1
   for (int i = 0; i < tile.stages - 1; ++i) fetch_to_shared(i);
   wait_for_stage();
@@ -164,10 +210,14 @@ __global__ void __launch_bounds__(threads(kTiles[kTile]), 1)
       multiply(step);
     }
   }
+  if (splits > 1) {
+    using Flat = int32_t[slices_m * slices_n][4];
+    if (!add_up<threads(tile)>(split, part, own, reinterpret_cast<Flat&>(sums))) return;
+  }
   write_result();  // the last wait_for_stage came after every read of a stage
 }
 
-using Function = void (*)(Int8Matmul, bool);
+using Function = void (*)(Int8Matmul, Split, bool);
 
 template <int... kTile>
 Function kernel_of(int tile, std::integer_sequence<int, kTile...>) {
@@ -175,20 +225,26 @@ Function kernel_of(int tile, std::integer_sequence<int, kTile...>) {
   return kernels[tile];
 }
 
+__global__ void zero_kernel(uint32_t* words, int64_t count) {
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += int64_t(gridDim.x) * blockDim.x)
+    words[i] = 0;
+}
+
 }  // namespace
 
 cudaError_t launch_mma(const Int8Matmul& args, const Launch& launch) {
-  const Tile tile = kTiles[launch.plan.tile];
-  const Function kernel =
-      kernel_of(launch.plan.tile, std::make_integer_sequence<int, kTileCount>());
-  const cudaError_t error =
-      allow_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes(tile));
-  if (error != cudaSuccess) return error;
-  const int64_t blocks = ceil_div(args.M, tile.m) * ceil_div(args.N, tile.n);
-  if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
-  kernel<<<unsigned(blocks), threads(tile), shared_bytes(tile),
-           static_cast<cudaStream_t>(launch.stream)>>>(args, rows_are_wide(args));
-  return cudaGetLastError();
+  const Plan& plan = launch.plan;
+  const Tile& tile = kTiles[plan.tile];
+  const auto workspace = static_cast<char*>(launch.workspace);
+  const Split split{plan.splits, reinterpret_cast<uint32_t*>(workspace),
+                    reinterpret_cast<int4*>(workspace + counter_bytes(plan, args.M, args.N))};
+  const int64_t count = counters(plan, args.M, args.N);
+  if (count > 0 && !launch.follows_quantizer)
+    zero_kernel<<<1, 256, 0, static_cast<cudaStream_t>(launch.stream)>>>(split.counter, count);
+  return start(kernel_of(plan.tile, std::make_integer_sequence<int, kTileCount>()),
+               parts_of_y(plan, args.M, args.N) * plan.splits, threads(tile), shared_bytes(tile), 1,
+               launch, args, split, rows_are_wide(args));
 }
 
 }  // namespace green_kernels

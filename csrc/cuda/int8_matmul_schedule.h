@@ -129,31 +129,16 @@ HOST_DEVICE constexpr Place tile_place(int index, int tiles_m, int tiles_n) {
   return {band * kBand + within % height, within / height};
 }
 
-// An estimate, in cycles of one SM, from published rates of an A100: a cycle brings 2048 int8
-// multiply-adds, 24 bytes from L2, 128 bytes into shared memory (where rows past M are zeros, which
-// cost as much there), 32 outputs; the first bytes arrive after about 1500. It only has to rank
-// tiles; no GPU has tuned it.
-constexpr int64_t kMultiplyAdds = 2048, kL2Bytes = 24, kSharedBytes = 128, kOutputs = 32;
-constexpr int64_t kStart = 1500;
-
-constexpr int64_t tile_cost(const Tile& tile, int64_t M, int64_t N, int64_t K, int sm_count) {
-  const int64_t rounds = ceil_div(ceil_div(M, tile.m) * ceil_div(N, tile.n), sm_count);
-  const int64_t rows = M < tile.m ? M : tile.m, columns = N < tile.n ? N : tile.n;
-  const int64_t multiplying = int64_t(tile.m) * tile.n * K / kMultiplyAdds;
-  const int64_t loading = (rows + columns) * K / kL2Bytes + (tile.m + tile.n) * K / kSharedBytes;
-  const int64_t writing = tile.m * tile.n / kOutputs;
-  return kStart + rounds * ((multiplying > loading ? multiplying : loading) + writing);
+// Whether several blocks may share a tile of this kind. Large ones leave no registers to add up in,
+// and where they are too few, smaller ones come first.
+HOST_DEVICE constexpr bool may_split(const Tile& tile) {
+  return warp_m(tile) * warp_n(tile) / kWarpSize <= 64;  // sums of a thread
 }
 
-// The index in kTiles of the tile of least cost that fits in `shared_limit` bytes. Where none does,
-// the smallest, and the launch fails with CUDA's words.
-constexpr int choose_tile(int64_t M, int64_t N, int64_t K, int sm_count, int shared_limit) {
-  int best = kTileCount - 1;
-  for (int i = kTileCount - 1; i >= 0; --i)
-    if (shared_bytes(kTiles[i]) <= shared_limit &&
-        tile_cost(kTiles[i], M, N, K, sm_count) <= tile_cost(kTiles[best], M, N, K, sm_count))
-      best = i;
-  return best;
+// The first of the `steps` of K that part `split` of `splits` multiplies; the last part ends at
+// steps. No part has more than one step more than another, and a part may have none.
+HOST_DEVICE constexpr int first_step(int steps, int split, int splits) {
+  return int(int64_t(steps) * split / splits);
 }
 
 constexpr bool sound(const Tile& tile) {

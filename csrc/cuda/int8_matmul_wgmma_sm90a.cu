@@ -400,13 +400,6 @@ cudaError_t encode_result(const Int8Matmul& args, Maps& maps) {
                 maps.y);
 }
 
-cudaError_t current_sm_count(int& count) {
-  int device = 0;
-  const cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return error;
-  return cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-}
-
 }  // namespace
 
 cudaError_t launch_wgmma(const Int8Matmul& args, const Launch& launch) {
@@ -417,28 +410,13 @@ cudaError_t launch_wgmma(const Int8Matmul& args, const Launch& launch) {
   Maps maps{};
   cudaError_t error = encode_operands(args, tile, maps);
   if (error == cudaSuccess && ways.stores) error = encode_result(args, maps);
-  int sm_count = 0;
-  if (error == cudaSuccess) error = current_sm_count(sm_count);
-  const Function kernel =
-      kernel_of(launch.plan.tile, std::make_integer_sequence<int, kWgmmaTileCount>());
-  if (error == cudaSuccess)
-    error = allow_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes(tile));
+  Gpu gpu{};
+  if (error == cudaSuccess) error = find_gpu(gpu);
   if (error != cudaSuccess) return error;
-
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {unsigned(tile.cluster), 1, 1};
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = launch.begins_early;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(
-      unsigned(cluster_count(tile, cluster_tiles(tile, args.M, args.N), sm_count) * tile.cluster));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = shared_bytes(tile);
-  config.stream = static_cast<cudaStream_t>(launch.stream);
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, kernel, args, maps, ways);
+  const int clusters = cluster_count(tile, cluster_tiles(tile, args.M, args.N), gpu.sm_count);
+  return start(kernel_of(launch.plan.tile, std::make_integer_sequence<int, kWgmmaTileCount>()),
+               clusters * tile.cluster, kThreads, shared_bytes(tile), tile.cluster, launch, args,
+               maps, ways);
 }
 
 }  // namespace green_kernels

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../common.h"
+#include "../plans.h"
 #include "int8_matmul.h"
 #include "stream.h"
 
@@ -56,7 +57,7 @@ inline Launch planned_launch(const Int8Matmul& matmul, bool from_float, const Te
   const char* error = current_gpu(gpu);
   CHECK(error == nullptr, error);
   Launch launch{};
-  launch.plan = choose_plan(matmul.M, matmul.N, matmul.K, gpu, from_float);
+  launch.plan = planned(matmul.M, matmul.N, matmul.K, gpu, from_float);
   launch.overlaps = gpu.overlaps;
   launch.stream = current_stream(y);
   if (const int64_t bytes = workspace_bytes(launch.plan, matmul.M, matmul.N)) {

@@ -72,6 +72,10 @@ __device__ __forceinline__ void mma_m16n8k32(int32_t (&c)[4], const uint32_t (&a
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// No instruction: what the compiler has made of `word` before, it makes anew after, rather than
+// hold it in a register meanwhile.
+__device__ __forceinline__ void forget(uint32_t& word) { asm volatile("" : "+r"(word)); }
+
 // Lets the kernel after this one on its stream begin, as far as there is room for it, if it was
 // launched to overlap; and waits until the kernel before this one has ended and its writes are
 // seen. Before sm_90 there is no such thing, and nothing overlaps. (Parallel synchronization and

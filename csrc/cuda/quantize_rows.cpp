@@ -16,9 +16,14 @@ std::tuple<Tensor, Tensor> quantize_rows(const Tensor& x_in) {
   const DeviceGuard guard(x.get_device_index());
   Tensor x_q = torch::stable::new_empty(x, sizes_with_last(x, K), ScalarType::Char);
   Tensor scale = torch::stable::new_empty(x, sizes_without_last(x), ScalarType::Float);
-  const char* error =
-      quantize_rows_cuda(x.const_data_ptr(), to_float(x, "x"), x_q.mutable_data_ptr<int8_t>(), K,
-                         scale.mutable_data_ptr<float>(), rows(x), K, current_stream(x));
+  QuantizeRows args{};
+  args.x = x.const_data_ptr();
+  args.dtype = to_float(x, "x");
+  args.x_q = x_q.mutable_data_ptr<int8_t>();
+  args.x_q_stride = args.K = K;
+  args.scale = scale.mutable_data_ptr<float>();
+  args.M = rows(x);
+  const char* error = quantize_rows_cuda(args, current_stream(x));
   CHECK(error == nullptr, "quantize_rows: ", error);
   return {x_q, scale};
 }

@@ -7,10 +7,19 @@
 
 namespace green_kernels {
 
-// Rounds the rows of x (M, K), dense, to int8 by their scales (M,), on `stream` (a cudaStream_t of
-// the current device). Rows of x_q begin x_q_stride >= K apart, and are zero from K on. Returns
-// null, or CUDA's words for what went wrong.
-const char* quantize_rows_cuda(const void* x, Float dtype, int8_t* x_q, int64_t x_q_stride,
-                               float* scale, int64_t M, int64_t K, void* stream);
+struct QuantizeRows {
+  const void* x;  // (M, K), dense
+  Float dtype;
+  int8_t* x_q;  // (M, K), rows x_q_stride >= K apart, which become zero from K on
+  int64_t x_q_stride;
+  float* scale;  // (M,)
+  int64_t M, K;
+  uint32_t* zeroed;  // words that become zero as well, for the kernel after this one to count in
+  int64_t zeros;     // how many
+};
+
+// Rounds the rows of x to int8 by their scales, on `stream` (a cudaStream_t of the current device).
+// Returns null, or CUDA's words for what went wrong.
+const char* quantize_rows_cuda(const QuantizeRows& rows, void* stream);
 
 }  // namespace green_kernels

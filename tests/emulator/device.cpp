@@ -55,6 +55,8 @@ Device make_device(int major, int minor, int sm_count, int shared_optin, int sha
       {cudaDevAttrReservedSharedMemoryPerBlock, kSharedBase},
       {cudaDevAttrMaxThreadsPerBlock, 1024},
       {cudaDevAttrWarpSize, kLanes},
+      {cudaDevAttrMemoryClockRate, 0},  // which memory it has, it does not say
+      {cudaDevAttrGlobalMemoryBusWidth, 0},
       {cudaDevAttrMaxBlockDimX, 1024},
       {cudaDevAttrMaxBlockDimY, 1024},
       {cudaDevAttrMaxBlockDimZ, 64},

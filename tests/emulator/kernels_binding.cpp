@@ -69,8 +69,11 @@ PYBIND11_MODULE(_kernels, m) {
   m.doc() = "Launchers, queued on a stream. They return None, or CUDA's words for what went wrong.";
   m.def("quantize_rows_cuda", [](py::kwargs all) {
     const Fields field{all};
-    return quantize_rows_cuda(field("x"), field("dtype"), field("x_q"), field("x_q_stride"),
-                              field("scale"), field("M"), field("K"), field.stream());
+    QuantizeRows rows{};
+    rows.x = field("x"), rows.dtype = field("dtype");
+    rows.x_q = field("x_q"), rows.x_q_stride = field("x_q_stride"), rows.scale = field("scale");
+    rows.M = field("M"), rows.K = field("K");
+    return quantize_rows_cuda(rows, field.stream());
   });
   m.def("int8_matmul_cuda", [](py::kwargs all) {
     const Fields field{all};
