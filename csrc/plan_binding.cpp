@@ -35,6 +35,44 @@ void bind_decode(pybind11::module_& plans) {
   });
 }
 
+// Where everything of the kernel for many rows goes.
+void bind_wgmma(pybind11::module_& plans) {
+  const auto pair = [](Place place) { return std::pair(place.row, place.column); };
+  plans.def("wgmma_pieces", [](const WgmmaTile& tile) { return pieces(tile); });
+  plans.def("wgmma_piece_corner", [pair](const WgmmaTile& tile, int warp, int piece) {
+    return pair(piece_corner(tile, warp, piece));
+  });
+  plans.def("wgmma_piece_element",
+            [pair](int lane, int reg) { return pair(piece_element(lane, reg)); });
+  plans.def("wgmma_piece_word", [](int row, int column) { return piece_word(row, column); });
+  plans.def("wgmma_finished", [pair](int lane, int pass) { return pair(finished(lane, pass)); });
+  plans.def("wgmma_packed_byte", [](int row, int column, int element_bytes) {
+    return packed_byte({row, column}, element_bytes);
+  });
+  // First byte and size of each part of a block's shared memory.
+  plans.def("wgmma_shared", [](const WgmmaTile& tile) {
+    std::vector<std::pair<int, int>> parts;
+    for (int stage = 0; stage < tile.stages; ++stage) {
+      parts.emplace_back(x_offset(tile, stage), x_bytes(tile));
+      parts.emplace_back(w_offset(tile, stage), stage_bytes(tile) - x_bytes(tile));
+    }
+    for (int warp = 0; warp < kConsumers * 4; ++warp)
+      parts.emplace_back(piece_offset(tile, warp), kPieceBytes);
+    parts.emplace_back(ring_offset(tile), 2 * tile.stages * 8);
+    return std::pair(parts, shared_bytes(tile));
+  });
+  // The corners of the tiles that the blocks of a launch compute, block by block.
+  plans.def("wgmma_corners", [pair](const WgmmaTile& tile, int64_t M, int64_t N, int sm_count) {
+    const Place tiles = cluster_tiles(tile, M, N);
+    const int clusters = cluster_count(tile, tiles, sm_count);
+    std::vector<std::vector<std::pair<int, int>>> corners(clusters * tile.cluster);
+    for (int block = 0; block < clusters * tile.cluster; ++block)
+      for (int i = block / tile.cluster; i < tiles.row * tiles.column; i += clusters)
+        corners[block].push_back(pair(tile_corner(tile, i, block % tile.cluster, tiles)));
+    return corners;
+  });
+}
+
 }  // namespace
 
 void bind_plans(pybind11::module_& m) {
@@ -89,6 +127,7 @@ void bind_plans(pybind11::module_& m) {
   plans.attr("SPLITS") = pybind11::cast(std::vector<int>(std::begin(kSplits), std::end(kSplits)));
 
   bind_decode(plans);
+  bind_wgmma(plans);
 
   plans.attr("TILE_COUNTS") =
       pybind11::cast(std::vector<int>(std::begin(kTileCounts), std::end(kTileCounts)));

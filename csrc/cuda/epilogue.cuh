@@ -44,22 +44,35 @@ __device__ __forceinline__ void scale_sums(int4 acc, float x_scale, float (&y)[4
   for (int i = 0; i < 4; ++i) y[i] = product(__int2float_rn(acc_of[i]), x_scale);
 }
 
-// Four sums of row m, through the rest of the epilogue, in float32.
-__device__ __forceinline__ void finish(const Epilogue& args, int64_t m, const Columns& columns,
-                                       float (&y)[4]) {
-  float residual[4] = {};
-  if (args.residual)
-    load4(args.residual, args.residual_dtype, m * args.N + columns.n, columns.count, columns.whole,
-          residual);
+// Four values of the residual in row m, as they lie in memory.
+__device__ __forceinline__ Raw4 read_residual(const Epilogue& args, int64_t m,
+                                              const Columns& columns) {
+  return load_raw4(args.residual, args.residual_dtype, m * args.N + columns.n, columns.count,
+                   columns.whole);
+}
+
+// Four sums of a row, times its scale, through the rest of the epilogue, in float32.
+__device__ __forceinline__ void finish(const Epilogue& args, const Columns& columns,
+                                       const Raw4& residual, float (&y)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     y[i] = product(y[i], columns.w_scale[i]);
     if (args.bias) y[i] = sum(y[i], columns.bias[i]);
   }
   if (args.act != Act::kNone) activate_all(y, args.act, args.y_dtype == Float::kFloat32);
+  if (args.residual) {
+    float added[4];
+    to_float32(residual, args.residual_dtype, added);
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
-    if (args.residual) y[i] = sum(y[i], residual[i]);
+    for (int i = 0; i < 4; ++i) y[i] = sum(y[i], added[i]);
+  }
+}
+
+// The same of row m.
+__device__ __forceinline__ void finish(const Epilogue& args, int64_t m, const Columns& columns,
+                                       float (&y)[4]) {
+  const Raw4 residual = args.residual ? read_residual(args, m, columns) : Raw4{};
+  finish(args, columns, residual, y);
 }
 
 // The same, to y.

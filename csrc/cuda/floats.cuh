@@ -66,21 +66,44 @@ __device__ __forceinline__ void with_type(Float dtype, F&& f) {
   }
 }
 
+// Four values as they lie in memory, of 16 bits in the first two words: whoever reads them has not
+// to wait for them yet.
+struct Raw4 {
+  uint32_t words[4];
+};
+
 // Reads four values from `offset` on: at once where `wide`, else the first `count` of them.
-__device__ __forceinline__ void load4(const void* from, Float dtype, int64_t offset, int count,
-                                      bool wide, float (&to)[4]) {
+__device__ __forceinline__ Raw4 load_raw4(const void* from, Float dtype, int64_t offset, int count,
+                                          bool wide) {
+  Raw4 raw{};
   with_type(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const T* source = static_cast<const T*>(from) + offset;
+    Vector<T, 4> vector{};
     if (wide) {
-      const auto vector = *reinterpret_cast<const Vector<T, 4>*>(source);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) to[i] = to_float32(vector.values[i]);
+      vector = *reinterpret_cast<const Vector<T, 4>*>(source);
     } else {
+#pragma unroll
       for (int i = 0; i < 4; ++i)
-        if (i < count) to[i] = to_float32(source[i]);
+        if (i < count) vector.values[i] = source[i];
     }
+    memcpy(&raw, &vector, sizeof(vector));
   });
+  return raw;
+}
+
+__device__ __forceinline__ void to_float32(const Raw4& raw, Float dtype, float (&to)[4]) {
+  with_type(dtype, [&](auto* type) {
+    Vector<std::remove_pointer_t<decltype(type)>, 4> vector;
+    memcpy(&vector, &raw, sizeof(vector));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i] = to_float32(vector.values[i]);
+  });
+}
+
+__device__ __forceinline__ void load4(const void* from, Float dtype, int64_t offset, int count,
+                                      bool wide, float (&to)[4]) {
+  to_float32(load_raw4(from, dtype, offset, count, wide), dtype, to);
 }
 
 // Rounds four values once and writes them likewise.

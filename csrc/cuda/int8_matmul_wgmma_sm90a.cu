@@ -143,22 +143,12 @@ __device__ __forceinline__ void release(const Block<kTile>& block, int stage) {
   }
 }
 
-// For K = 0; of any other, the first product overwrites what was there.
-template <int kTile>
-__device__ __forceinline__ void clear(Sums<kTile>& sums) {
-#pragma unroll
-  for (auto& slice : sums)
-#pragma unroll
-    for (int32_t& sum : slice) sum = 0;
-}
-
 // A consumer's sums of one tile. While the products of a stage are computed, those of the next are
 // started; so a stage is released one step later.
 template <int kTile>
 __device__ __forceinline__ void multiply(const Block<kTile>& block, int steps, int consumer,
                                          StageTurn<kTile>& turn, Sums<kTile>& sums) {
   constexpr WgmmaTile tile = kWgmmaTiles[kTile];
-  if (steps == 0) clear<kTile>(sums);
   int before = 0;
   for (int step = 0; step < steps; ++step, turn.next()) {
     const uint32_t x = block.x(turn.stage) + consumer * slices(tile) * kWgmmaM * kStageK;
@@ -181,6 +171,17 @@ __device__ __forceinline__ void multiply(const Block<kTile>& block, int steps, i
   for (int slice = 0; slice < slices(tile); ++slice) ptx::keep_until_here(sums[slice]);
   if (steps > 0) release(block, before);
 }
+
+// Of the residual, for some passes over a piece: read together, and before the sums are staged.
+constexpr int kTogether = 4;
+struct ResidualRows {
+  Raw4 values[kTogether];  // they take turns at the front: registers have no index
+
+  __device__ __forceinline__ void next() {
+#pragma unroll
+    for (int i = 1; i < kTogether; ++i) values[i - 1] = values[i];
+  }
+};
 
 // The scales of the two rows of each slice that a lane has sums of.
 template <int kTile>
@@ -240,19 +241,38 @@ __device__ __forceinline__ void pack(uint32_t shared, Float dtype, const float (
   });
 }
 
+// A lane's four values of the residual in the rows of `kTogether` passes from `pass` on, on their
+// way to registers: none waits for another.
+__device__ __forceinline__ ResidualRows read_residual_rows(const Int8Matmul& args, int lane,
+                                                           int64_t m, int pass,
+                                                           const Columns& four) {
+  ResidualRows rows{};
+  if (args.residual) {
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const int64_t row = m + finished(lane, pass + i).row;
+      if (row < args.M && four.count > 0) rows.values[i] = read_residual(args, row, four);
+    }
+  }
+  return rows;
+}
+
 // A staged piece, whose first row is m, row by row through the epilogue: to y, or for TMA to fetch
 // back into its own place, from which the values of a pass are read before any is written.
 __device__ __forceinline__ void finish_piece(const Int8Matmul& args, const Ways& ways,
                                              uint32_t shared, const float* staged, int lane,
-                                             int64_t m, const Columns& four) {
+                                             int64_t m, const Columns& four,
+                                             ResidualRows residual) {
 #pragma unroll 1
   for (int pass = 0; pass < kPasses; ++pass) {
+    if (pass % kTogether == 0 && pass > 0) residual = read_residual_rows(args, lane, m, pass, four);
     const Place at = finished(lane, pass);
     const int64_t row = m + at.row;
     const bool exists = row < args.M && four.count > 0;
     const float4 scaled = *reinterpret_cast<const float4*>(staged + piece_word(at.row, at.column));
     float y[4] = {scaled.x, scaled.y, scaled.z, scaled.w};
-    if (exists) finish(args, row, four, y);
+    if (exists) finish(args, four, residual.values[0], y);
+    residual.next();
     if (ways.stores) {
       __syncwarp();
       pack(shared + packed_byte(at, int(bytes(args.y_dtype))), args.y_dtype, y);
@@ -290,11 +310,12 @@ __device__ __forceinline__ void write_tile(const Int8Matmul& args, const Maps& m
     const int m = corner.row + within.row, n = corner.column + within.column;
     if (m >= args.M || n >= args.N) continue;
     const Columns four(args, n + finished(lane, 0).column, ways.wide);
+    const ResidualRows residual = read_residual_rows(args, lane, m, 0, four);
     if (lane == 0) ptx::bulk_wait_group_read<0>();  // for the piece before
     __syncwarp();
     stage_piece<kTile>(shared, lane, piece, sums, x_scale);
     __syncwarp();
-    finish_piece(args, ways, shared, staged, lane, m, four);
+    finish_piece(args, ways, shared, staged, lane, m, four, residual);
     if (ways.stores) store_piece(&maps.y, shared, lane, m, n);
   }
 }
@@ -307,7 +328,7 @@ __device__ __forceinline__ void consume(const Int8Matmul& args, const Maps& maps
   StageTurn<kTile> turn;
   ptx::wait_for_kernel_before();  // x_scale is of it, as x is
   for_tiles<kTile>(args, block.rank, [&](Place corner) {
-    Sums<kTile> sums;
+    Sums<kTile> sums = {};  // as they remain for K = 0
     RowScales<kTile> x_scale;
     load_x_scales<kTile>(args, corner.row, warp, lane, x_scale);
     multiply<kTile>(block, steps, consumer, turn, sums);
