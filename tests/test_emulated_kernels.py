@@ -2,8 +2,6 @@
 cost in shared and global memory. (The ops' own tests run on it too, by the `backend` fixture.)
 """
 
-import itertools
-
 import emulator
 import pytest
 import torch
@@ -83,7 +81,7 @@ SPLITTING = [i for i, tile in enumerate(schedule.TILES) if tile.may_split]
 @pytest.mark.parametrize("splits", plans.SPLITS[1:])
 @pytest.mark.parametrize("tile", SPLITTING)
 def test_every_split_under_many_schedules(tile, splits, preset, assert_same_bits):
-    """K in parts that are not alike, two tiles of them; for int8_linear rounding zeroes the counters."""
+    """K in parts that are not alike. In int8_linear, quantize_rows sets the counters to zero."""
     M, N, K = 5, schedule.TILES[tile].n + 3, (splits + 1) * schedule.TILES[tile].k + 9
     args, x = matmul_arguments(M, N, K), torch.randn(M, K)
     expected, of_x = int8_matmul.reference(*args), int8_linear.reference(x, *args[2:5])

@@ -114,8 +114,15 @@ def test_a_grid_that_is_too_large_is_refused():
         with emulator.device(emulator.A100):
             fields = dict.fromkeys(
                 ("x_q", "x_scale", "w_q", "w_scale", "bias", "residual", "y", "bias_dtype",
-                 "residual_dtype", "y_dtype", "act"), 0,
+                 "residual_dtype", "y_dtype", "act", "kernel", "tile", "workspace", "overlaps"), 0,
             )  # fmt: skip
-            sizes = {"x_q_stride": 16, "w_q_stride": 16, "M": 2**40, "N": 2**20, "K": 16}
+            sizes = {
+                "x_q_stride": 16,
+                "w_q_stride": 16,
+                "M": 2**40,
+                "N": 2**20,
+                "K": 16,
+                "splits": 1,
+            }
             error = emulator.kernels().int8_matmul_cuda(**fields, **sizes)
             raise RuntimeError(error)

@@ -16,6 +16,7 @@ import torch
 from emulator import build
 from emulator.cuda_ops import CudaOps
 
+from green_kernels._C import plans
 from green_kernels.ops import int8_matmul, quantize_rows
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
@@ -24,6 +25,7 @@ VALUES, CONFLICTS = "values differ", "bank conflicts"
 RACE = "race: "
 EARLY = "has yet to write"  # what an asynchronous copy writes was touched before its wait
 OUTSIDE = "outside all buffers"
+SMALL_TILE = 5  # 16 rows, 64 columns
 TRIES = 12  # schedules, with their seeds; most mutants fall to the first
 
 
@@ -34,10 +36,15 @@ class Mutant:
     file: str
     pieces: dict[str, str]
     by: str
+    splits: int = 0  # into how many parts K goes; 0 for what the chooser takes
 
 
 def matmul(old, new, by):
     return Mutant("cuda/int8_matmul_mma.cu", {old: new}, by)
+
+
+def split(old, new, by):
+    return Mutant("cuda/int8_matmul_mma.cu", {old: new}, by, splits=4)
 
 
 def schedule(old, new, by):
@@ -46,6 +53,14 @@ def schedule(old, new, by):
 
 def ptx(old, new, by):
     return Mutant("cuda/ptx.cuh", {old: new}, by)
+
+
+def epilogue(old, new, by):
+    return Mutant("cuda/epilogue.cuh", {old: new}, by)
+
+
+def row(old, new, by):
+    return Mutant("cuda/quantize_row.cuh", {old: new}, by)
 
 
 def quantize(old, new, by, **more):
@@ -127,7 +142,9 @@ MUTANTS = {
         f"{VALUES}|{OUTSIDE}",
     ),
     "a block too few": matmul(
-        "kernel<<<unsigned(blocks),", "kernel<<<unsigned(blocks > 1 ? blocks - 1 : 1),", VALUES
+        "parts_of_y(plan, args.M, args.N) * plan.splits, threads(tile)",
+        "parts_of_y(plan, args.M, args.N) * plan.splits - 1, threads(tile)",
+        f"{VALUES}|invalid configuration",
     ),
     "a stage of shared memory too little": matmul(
         "threads(tile), shared_bytes(tile),",
@@ -137,19 +154,19 @@ MUTANTS = {
     # Tails.
     "rows past the end are read": matmul("row < rows ? bytes : 0", "bytes", OUTSIDE),
     "columns past K are read": matmul(
-        "bytes = min(max(K - k - copied.column * kChunk, 0), kChunk)",
+        "bytes = min(max(left_of_K - k, 0), kChunk)",
         "bytes = kChunk",
         f"{VALUES}|{OUTSIDE}",
     ),
     "rows past M are written": matmul(
         "if (m < args.M && four.count > 0)", "if (four.count > 0)", OUTSIDE
     ),
-    "columns past N are written": matmul(
+    "columns past N are written": epilogue(
         "count(int(min(max(args.N - first, int64_t(0)), int64_t(4))))", "count(4)", OUTSIDE
     ),
-    "values moved together where they are not aligned": matmul(
-        "const bool wide = args.N % 4 == 0 &&",
-        "const bool wide = args.N % 2 == 0 &&",
+    "values moved together where they are not aligned": epilogue(
+        "return args.N % 4 == 0 &&",
+        "return args.N % 2 == 0 &&",
         "is not a multiple of",
     ),
     # PTX.
@@ -168,12 +185,14 @@ MUTANTS = {
         "sums[slices_m][slices_n][4] = {};", "sums[slices_m][slices_n][4];", VALUES
     ),
     # The epilogue, and quantize_rows.
-    "scales multiplied first": matmul(
-        "product(product(__int2float_rn(acc_of[i]), x_scale), columns.w_scale[i])",
-        "product(__int2float_rn(acc_of[i]), product(x_scale, columns.w_scale[i]))",
+    "the scale of w comes after the bias": epilogue(
+        "    y[i] = product(y[i], columns.w_scale[i]);\n"
+        "    if (args.bias) y[i] = sum(y[i], columns.bias[i]);",
+        "    if (args.bias) y[i] = sum(y[i], columns.bias[i]);\n"
+        "    y[i] = product(y[i], columns.w_scale[i]);",
         VALUES,
     ),
-    "sums rounded towards zero": matmul("__int2float_rn", "__int2float_rz", VALUES),
+    "sums rounded towards zero": epilogue("__int2float_rn", "__int2float_rz", VALUES),
     "no barrier before the warps' maxima are read": quantize(
         "of_warp[threadIdx.x / kWarp] = value;\n  __syncthreads();",
         "of_warp[threadIdx.x / kWarp] = value;",
@@ -191,18 +210,36 @@ MUTANTS = {
         "its mask does not name",
     ),
     "values past K are read": quantize(
-        "k + i < K ? to_float32(row[k + i]) : 0.0f", "to_float32(row[k + i])", f"{OUTSIDE}|{VALUES}"
+        "i < left ? from[i] : from_float32<T>(0.0f)", "from[i]", f"{OUTSIDE}|{VALUES}"
     ),
     "eight values read where they are not aligned": quantize(
-        "is_aligned(x, 16) && K % kTogether == 0",
-        "is_aligned(x, 16) && K % 2 == 0",
+        "is_aligned(args.x, 16) && args.K % kUnit == 0",
+        "is_aligned(args.x, 16) && args.K % 2 == 0",
         f"is not a multiple of|{OUTSIDE}",
     ),
-    "rounding towards zero": quantize("__float2int_rn", "__float2int_rz", VALUES),
-    "a division that is not IEEE's": quantize(
+    "rounding towards zero": row("__float2int_rn", "__float2int_rz", VALUES),
+    "a division that is not IEEE's": row(
         "__fdiv_rn(amax, float(kInt8Max))", "amax * __frcp_rn(float(kInt8Max))", VALUES
     ),
-    "infinity taken for a number": quantize("largest < kInfinity", "largest <= kInfinity", VALUES),
+    "infinity taken for a number": row("largest < kInfinity", "largest <= kInfinity", VALUES),
+    # Splits.
+    "sums counted before they are seen": split(
+        "    __stcg(sums_of(own)", "    if (threadIdx.x > 0) __stcg(sums_of(own)", VALUES
+    ),
+    "a part of K that two blocks multiply": split(
+        "first_step(steps_of_K, own + 1, splits) - first",
+        "first_step(steps_of_K, own + 1, splits) - first + (own == 0 && splits > 1)",
+        VALUES,
+    ),
+    "its own sums added twice": split("    if (other == own) continue;\n", "", VALUES),
+    "the last but one adds up": split(
+        "atomicAdd(split.counter + part, 1) + 1 == uint32_t(split.splits)",
+        "atomicAdd(split.counter + part, 1) + 2 == uint32_t(split.splits)",
+        VALUES,
+    ),
+    "counters that are not zero at first": split(
+        "words[i] = 0;", "words[i] = i == 0 ? 1 : 0;", VALUES
+    ),
 }
 
 
@@ -249,7 +286,7 @@ def quantize_arguments():
 
 def symptom(mutant, ops):
     """What is seen of a mutant in a run over the arguments, or None."""
-    is_matmul = mutant.file != "cuda/quantize_rows.cu"
+    is_matmul = "quantize" not in mutant.file
     op, arguments = (
         (int8_matmul, matmul_arguments) if is_matmul else (quantize_rows, quantize_arguments)
     )
@@ -272,7 +309,8 @@ def symptom(mutant, ops):
 def test_mutant_is_caught(name, mutants):
     mutant = MUTANTS[name]
     module = emulator.load("_kernels", mutants[name])
-    ops = CudaOps(emulator.A100, lambda: module)
+    splitting = plans.Plan(plans.Kernel.mma, SMALL_TILE, mutant.splits) if mutant.splits else None
+    ops = CudaOps(emulator.A100, lambda: module, splitting)
     for _ in range(TRIES):
         seen = symptom(mutant, ops)
         if seen:
