@@ -1,4 +1,4 @@
-"""The chooser of CUDA kernels: what it chooses is possible, the best that it knows, and no cliff."""
+"""The chooser of CUDA kernels: its choice is possible, the best that it knows, and no cliff."""
 
 import pytest
 from hypothesis import given, settings
