@@ -216,6 +216,7 @@ MUTANTS = {
         "is_aligned(args.x, 16) && args.K % kUnit == 0",
         "is_aligned(args.x, 16) && args.K % 2 == 0",
         f"is not a multiple of|{OUTSIDE}",
+        **{"args.x_q_stride % kUnit == 0": "true"},
     ),
     "rounding towards zero": row("__float2int_rn", "__float2int_rz", VALUES),
     "a division that is not IEEE's": row(
