@@ -22,7 +22,7 @@ CONSUMERS, WARPS = 256, 8  # threads that multiply, and their warps
 every_tile = pytest.mark.parametrize(
     "tile", [i for i, tile in TILES if not tile.quantizes], ids=lambda i: f"{TILES[i][1].tokens}"
 )
-every_split = pytest.mark.parametrize("splits", plans.DECODE_SPLITS)
+every_split = pytest.mark.parametrize("splits", plans.SPLITS)
 
 
 def ops_of(tile, splits):
@@ -149,7 +149,7 @@ def test_int8_linear_under_many_schedules(dtype, assert_same_bits):
     args = linear_arguments(3, 130, 700, dtype)
     expected = int8_linear.reference(*args)
     for seed in range(SEEDS):
-        ops = ops_of(QUANTIZING, plans.DECODE_SPLITS[seed % 4])
+        ops = ops_of(QUANTIZING, plans.SPLITS[seed % 4])
         assert_same_bits(ops.int8_linear(*args), expected)
 
 
