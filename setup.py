@@ -98,9 +98,9 @@ def jobs():
     return int(asked)
 
 
-def cuda_sources(archs, folder="csrc/cuda"):
+def cuda_sources(archs):
     """[(a .cu file, the architectures it is compiled for)]: *_sm90a.cu for that one alone."""
-    for source in sorted(Path(folder).glob("*.cu")):
+    for source in sorted(Path("csrc/cuda").glob("*.cu")):
         only = (
             [arch for arch in archs if arch == "90a"] if source.stem.endswith("_sm90a") else archs
         )

@@ -114,7 +114,7 @@ def test_a_grid_that_is_too_large_is_refused():
         with emulator.device(emulator.A100):
             fields = dict.fromkeys(
                 ("x_q", "x_scale", "w_q", "w_scale", "bias", "residual", "y", "bias_dtype",
-                 "residual_dtype", "y_dtype", "act", "kernel", "tile", "workspace", "overlaps"), 0,
+                 "residual_dtype", "y_dtype", "act", "kernel", "tile", "workspace"), 0,
             )  # fmt: skip
             sizes = {
                 "x_q_stride": 16,

@@ -160,7 +160,7 @@ def check_int8_matmul(device, kernels, M, N, K):
     fields = {name: array.ctypes.data for name, array in arrays.items()}
     for name in ("bias", "bias_dtype", "residual", "residual_dtype", "y_dtype", "act"):
         fields[name] = 0
-    fields |= {"kernel": 0, "tile": 3, "splits": 1, "workspace": 0, "overlaps": 0}
+    fields |= {"kernel": 0, "tile": 3, "splits": 1, "workspace": 0}
     with emulator.device(device), registered(*arrays.values()):
         error = kernels.int8_matmul_cuda(**fields, x_q_stride=K, w_q_stride=K, M=M, N=N, K=K)
         assert error is None, error

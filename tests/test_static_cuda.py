@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from emulator.build import architectures_of
 
 ROOT = Path(__file__).parent.parent
 BUDGETS = Path(__file__).parent / "budgets" / "cuda.json"
@@ -110,12 +111,8 @@ def compile_for(source, arch):
 
 def compile_all():
     """{architecture: {kernel: figures}} of every file for every architecture."""
-    jobs = [
-        (source, arch)
-        for arch in architectures()
-        for source in SOURCES
-        if arch == "90a" or not source.stem.endswith("_sm90a")
-    ]
+    built = architectures()
+    jobs = [(source, arch) for source in SOURCES for arch in architectures_of(source, built)]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count())) as pool:
         found = {arch: {} for _, arch in jobs}
         for (_, arch), kernels in zip(

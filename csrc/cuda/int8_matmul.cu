@@ -58,11 +58,11 @@ cudaError_t allow_shared_memory(const void* kernel, int bytes) {
   return set;
 }
 
-cudaError_t find_gpu(Gpu& gpu) {
+const char* current_gpu(Gpu& gpu) {
   static std::map<int, Gpu> known;
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return error;
+  if (error != cudaSuccess) return words(error);
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = known.find(device);
   if (found == known.end()) {
@@ -71,10 +71,8 @@ cudaError_t find_gpu(Gpu& gpu) {
   } else {
     gpu = found->second;
   }
-  return error;
+  return words(error);
 }
-
-const char* current_gpu(Gpu& gpu) { return words(find_gpu(gpu)); }
 
 const char* int8_matmul_cuda(const Int8Matmul& args, const Launch& launch) {
   if (args.M == 0 || args.N == 0) return nullptr;

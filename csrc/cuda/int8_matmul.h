@@ -25,8 +25,8 @@ struct Int8Matmul : Epilogue {
 struct Launch {
   Plan plan;
   void* workspace;  // workspace_bytes(plan, M, N) of them, aligned to 16; null where there are none
-  bool overlaps;    // the GPU may begin a kernel while the one before it ends
-  void* stream;     // a cudaStream_t of the current device
+  Gpu gpu;          // the current device
+  void* stream;     // a cudaStream_t of it
   // The kernel before it on the stream is quantize_rows, which has made x_q and x_scale and set the
   // workspace's counters to zero.
   bool follows_quantizer;

@@ -70,8 +70,8 @@ constexpr Blocks blocks_of(const Plan& plan, const Gpu& gpu) {
             double(tile.n),
             double(tile.cluster),
             rates.wgmma,
-            tile.m / 64.0 * (64 + tile.n),
-            double(tile.stages) * (tile.m + tile.n) * 128};
+            double(tile.m) / kWgmmaM * (kWgmmaM + tile.n),
+            double(tile.stages) * stage_bytes(tile)};
   }
   if (plan.kernel == Kernel::kDecode) {
     const DecodeTile& tile = kDecodeTiles[plan.tile];
@@ -80,8 +80,8 @@ constexpr Blocks blocks_of(const Plan& plan, const Gpu& gpu) {
             double(kDecodeRows),
             1,
             rates.wgmma,
-            kDecodeRows / 64.0 * (64 + tile.tokens),
-            double(resident) * tile.stages * (kDecodeRows + tile.tokens) * kDecodeK};
+            double(kDecodeRows) / kWgmmaM * (kWgmmaM + tile.tokens),
+            double(resident) * tile.stages * (kDecodeRows + tile.tokens) * kStageK};
   }
   const Tile& tile = kTiles[plan.tile];
   const double resident = larger(1, int(fitting / shared_bytes(tile)));

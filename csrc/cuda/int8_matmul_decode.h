@@ -6,6 +6,7 @@
 
 #include "../types.h"
 #include "int8_matmul_schedule.h"
+#include "stages_sm90a.h"
 
 namespace green_kernels {
 
@@ -22,22 +23,20 @@ constexpr DecodeTile kDecodeTiles[] = {
     {8, 6, true}, {8, 6, false}, {16, 6, false}, {32, 5, false}, {64, 4, false}, {128, 6, false},
 };
 constexpr int kDecodeTileCount = sizeof(kDecodeTiles) / sizeof(kDecodeTiles[0]);
-constexpr int kDecodeRows = 128;    // of w
-constexpr int kDecodeK = 128;       // of a stage: as wide as a swizzled box can be
-constexpr int kQuantizingRows = 4;  // of x: with more, rounding them once is cheaper
+constexpr int kDecodeRows = kConsumers * kWgmmaM;  // of w
+constexpr int kQuantizingRows = 4;                 // of x: with more, rounding them once is cheaper
 
-// The first `kDecodeConsumers` warpgroups multiply 64 rows of w each; a warp after them copies.
-constexpr int kDecodeConsumers = 2;
+// The consumers multiply 64 rows of w each; a warp after them copies.
 constexpr int kDecodeConsumingWarps = kDecodeRows / kMmaM;
 constexpr int kDecodeConsumingThreads = kDecodeConsumingWarps * kWarpSize;
 constexpr int kDecodeThreads = kDecodeConsumingThreads + kWarpSize;
 
-// Steps of K, of kDecodeK each but for the last.
+// Steps of K, of kStageK each but for the last.
 struct Steps {
   int first, count;
 };
 
-HOST_DEVICE constexpr int decode_steps(int64_t K) { return int(ceil_div(K, kDecodeK)); }
+HOST_DEVICE constexpr int decode_steps(int64_t K) { return int(ceil_div(K, kStageK)); }
 
 // What block `rank` of a cluster of `splits` takes of `steps`; nothing, perhaps.
 HOST_DEVICE constexpr Steps decode_share(int steps, int splits, int rank) {
@@ -52,7 +51,7 @@ HOST_DEVICE constexpr Place decode_place(int cluster, int tiles_of_x) {
 
 // Where all lies in shared memory. What is swizzled begins at multiples of 1024 bytes. Where the
 // block rounds x itself, `x` is not one of the ring's stages but a step of the block's share.
-HOST_DEVICE constexpr int decode_w(int stage) { return stage * kDecodeRows * kDecodeK; }
+HOST_DEVICE constexpr int decode_w(int stage) { return stage * kDecodeRows * kStageK; }
 HOST_DEVICE constexpr int decode_mbarriers(const DecodeTile& tile) { return decode_w(tile.stages); }
 HOST_DEVICE constexpr int decode_maxima(const DecodeTile& tile) {  // as each warp finds them
   return decode_mbarriers(tile) + 2 * 8 * tile.stages;
@@ -61,7 +60,7 @@ HOST_DEVICE constexpr int decode_scales(const DecodeTile& tile) {  // of each to
   return decode_maxima(tile) + 4 * kDecodeConsumingWarps;
 }
 HOST_DEVICE constexpr int decode_x(const DecodeTile& tile, int stage) {
-  return decode_mbarriers(tile) + 1024 + stage * tile.tokens * kDecodeK;
+  return decode_mbarriers(tile) + 1024 + stage * tile.tokens * kStageK;
 }
 constexpr int decode_shared_bytes(const DecodeTile& tile, int64_t K, int splits) {
   const int share = int(ceil_div(decode_steps(K), splits));
@@ -72,12 +71,12 @@ constexpr int decode_shared_bytes(const DecodeTile& tile, int64_t K, int splits)
 constexpr int64_t kDecodeQuantizedBytes = 48 * 1024;
 constexpr bool decode_fits(const DecodeTile& tile, int64_t K, int splits) {
   return !tile.quantizes ||
-         ceil_div(decode_steps(K), splits) * tile.tokens * kDecodeK <= kDecodeQuantizedBytes;
+         ceil_div(decode_steps(K), splits) * tile.tokens * kStageK <= kDecodeQuantizedBytes;
 }
 
 // The byte, within a step of 8 tokens of x, of a token's value: as tensor maps swizzle it.
 HOST_DEVICE constexpr int decode_x_byte(int token, int k) {
-  return swizzle(token, k / kChunk, kDecodeK / kChunk) * kChunk + k % kChunk;
+  return swizzle(token, k / kChunk, kStageK / kChunk) * kChunk + k % kChunk;
 }
 
 // The row of w and the token whose sum a consumer's thread holds as its `index`-th.
@@ -112,11 +111,6 @@ constexpr bool sound(const DecodeTile& tile) {
          decode_x(tile, tile.stages) <= (tile.tokens <= 64 ? 113 : 227) * 1024;
 }
 
-constexpr bool all_decode_tiles_are_sound() {
-  for (const DecodeTile& tile : kDecodeTiles)
-    if (!sound(tile)) return false;
-  return true;
-}
-static_assert(all_decode_tiles_are_sound());
+static_assert(all_sound(kDecodeTiles));
 
 }  // namespace green_kernels

@@ -19,9 +19,6 @@
 namespace green_kernels {
 namespace {
 
-constexpr int kWgmmaK = 32;
-constexpr int kUnit = 8;  // values of x that a thread takes at a time: 16 bytes of float16
-
 struct Arguments : Int8Matmul {
   int splits;   // blocks of a cluster, which share K
   bool wide_y;  // rows of y and residual are aligned for four values at once
@@ -55,16 +52,16 @@ __device__ __forceinline__ void produce(const Part& part, uint32_t shared,
                                         const Ring<kDecodeTiles[kTile].stages>& ring,
                                         const CUtensorMap* w_map, const CUtensorMap* x_map) {
   constexpr DecodeTile tile = kDecodeTiles[kTile];
-  constexpr int w_bytes = kDecodeRows * kDecodeK;
-  constexpr int x_bytes = tile.quantizes ? 0 : tile.tokens * kDecodeK;
+  constexpr int w_bytes = kDecodeRows * kStageK;
+  constexpr int x_bytes = tile.quantizes ? 0 : tile.tokens * kStageK;
   const auto copy_w = [&](int stage, int step) {
     ptx::mbarrier_arrive_expect_tx(ring.full(stage), w_bytes + x_bytes);
-    ptx::tma_load_2d(shared + decode_w(stage), w_map, (part.steps.first + step) * kDecodeK,
+    ptx::tma_load_2d(shared + decode_w(stage), w_map, (part.steps.first + step) * kStageK,
                      int(part.n), ring.full(stage));
   };
   const auto copy_x = [&](int stage, int step) {
     if (!tile.quantizes)
-      ptx::tma_load_2d(shared + decode_x(tile, stage), x_map, (part.steps.first + step) * kDecodeK,
+      ptx::tma_load_2d(shared + decode_x(tile, stage), x_map, (part.steps.first + step) * kStageK,
                        int(part.m), ring.full(stage));
   };
 
@@ -144,7 +141,7 @@ template <int kTile>
 __device__ __forceinline__ void store_unit(uint32_t shared, int token, int k,
                                            const Vector<int8_t, kUnit>& unit) {
   constexpr DecodeTile tile = kDecodeTiles[kTile];
-  const uint32_t to = shared + decode_x(tile, k / kDecodeK) + decode_x_byte(token, k % kDecodeK);
+  const uint32_t to = shared + decode_x(tile, k / kStageK) + decode_x_byte(token, k % kStageK);
   int32_t words[2];
   memcpy(words, &unit, sizeof(words));
   ptx::store_shared_2(to, words[0], words[1]);
@@ -158,7 +155,7 @@ __device__ __forceinline__ void quantize(const Arguments& args, const Part& part
   uint32_t* const maxima = reinterpret_cast<uint32_t*>(storage + decode_maxima(tile));
   float* const scales = reinterpret_cast<float*>(storage + decode_scales(tile));
   const uint32_t shared = ptx::shared_address(storage);
-  const int first = part.steps.first * kDecodeK, count = part.steps.count * kDecodeK;
+  const int first = part.steps.first * kStageK, count = part.steps.count * kStageK;
   const Team team(part.tokens);
   const bool exists = team.token < part.tokens;
   const X* const row = static_cast<const X*>(args.x) + (part.m + team.token) * args.K;
@@ -187,7 +184,7 @@ __device__ __forceinline__ void multiply(const Part& part, uint32_t shared,
                                          const Ring<kDecodeTiles[kTile].stages>& ring,
                                          int32_t (&sums)[kSums]) {
   constexpr DecodeTile tile = kDecodeTiles[kTile];
-  constexpr int rows_bytes = kDecodeRows / kDecodeConsumers * kDecodeK;
+  constexpr int rows_bytes = kWgmmaM * kStageK;
   const int consumer = threadIdx.x / kWarpgroup;
   const bool releases = threadIdx.x % kWarpgroup == 0;
   Turn<tile.stages> turn;
@@ -198,7 +195,7 @@ __device__ __forceinline__ void multiply(const Part& part, uint32_t shared,
     ring.wait_until_full(turn);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < kDecodeK; k += kWgmmaK)
+    for (int k = 0; k < kStageK; k += kWgmmaK)
       ptx::wgmma(sums, ptx::swizzled_128b_descriptor(w + k), ptx::swizzled_128b_descriptor(x + k),
                  true);
     ptx::wgmma_commit_group();
@@ -289,7 +286,7 @@ __global__ void __launch_bounds__(kDecodeThreads, blocks_per_sm(kDecodeTiles[kTi
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / kWarpSize, 0);
   const int lane = threadIdx.x % kWarpSize;
 
-  if (threadIdx.x == 0) ring.initialise(kDecodeConsumers);
+  if (threadIdx.x == 0) ring.initialise(kConsumers);
   __syncthreads();
   if (warp == kDecodeConsumingWarps) {
     if (lane == 0) produce<kTile>(part, shared, ring, &w_map, &x_map);
@@ -331,33 +328,23 @@ Function kernel_of(int tile, Float x_dtype, std::integer_sequence<int, kTile...>
   return kernels[tile](x_dtype);
 }
 
-// A map of boxes that are one stage's part of `rows` rows of K values.
-cudaError_t encode_steps(const int8_t* q, int64_t rows, int64_t K, int64_t stride, int box_rows,
-                         CUtensorMap& map) {
-  return encode({CU_TENSOR_MAP_DATA_TYPE_UINT8, q, rows, K, stride, box_rows, kDecodeK,
-                 CU_TENSOR_MAP_SWIZZLE_128B},
-                map);
-}
-
 }  // namespace
 
 cudaError_t launch_decode(const Int8Matmul& args, const Launch& launch) {
   const DecodeTile tile = kDecodeTiles[launch.plan.tile];
   const int splits = launch.plan.splits;
   CUtensorMap w_map{}, x_map{};
-  if (args.K > 0) {  // a map of no columns is refused
-    cudaError_t error = encode_steps(args.w_q, args.N, args.K, args.w_q_stride, kDecodeRows, w_map);
-    if (error == cudaSuccess && !tile.quantizes)
-      error = encode_steps(args.x_q, args.M, args.K, args.x_q_stride, tile.tokens, x_map);
-    if (error != cudaSuccess) return error;
-  }
+  cudaError_t error = encode_stages(args.w_q, args.N, args.K, args.w_q_stride, kDecodeRows, w_map);
+  if (error == cudaSuccess && !tile.quantizes)
+    error = encode_stages(args.x_q, args.M, args.K, args.x_q_stride, tile.tokens, x_map);
+  if (error != cudaSuccess) return error;
 
-  const int64_t blocks = ceil_div(args.M, tile.tokens) * ceil_div(args.N, kDecodeRows) * splits;
   const bool wide_x = is_aligned(args.x, 16) && args.K % kUnit == 0;
   return start(kernel_of(launch.plan.tile, args.x_dtype,
                          std::make_integer_sequence<int, kDecodeTileCount>()),
-               blocks, kDecodeThreads, decode_shared_bytes(tile, args.K, splits), splits, launch,
-               w_map, x_map, Arguments{args, splits, rows_are_wide(args), wide_x});
+               parts_of_y(launch.plan, args.M, args.N) * splits, kDecodeThreads,
+               decode_shared_bytes(tile, args.K, splits), splits, launch, w_map, x_map,
+               Arguments{args, splits, rows_are_wide(args), wide_x});
 }
 
 }  // namespace green_kernels

@@ -12,9 +12,6 @@ cudaError_t launch_mma(const Int8Matmul& args, const Launch& launch);
 cudaError_t launch_wgmma(const Int8Matmul& args, const Launch& launch);
 cudaError_t launch_decode(const Int8Matmul& args, const Launch& launch);
 
-// The current device.
-cudaError_t find_gpu(Gpu& gpu);
-
 // Lets a kernel have `bytes` of dynamic shared memory on the current device.
 cudaError_t allow_shared_memory(const void* kernel, int bytes);
 
@@ -38,7 +35,7 @@ cudaError_t start(void (*kernel)(Parameters...), int64_t blocks, int threads, in
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim = {unsigned(cluster), 1, 1};
   }
-  if (launch.overlaps && launch.follows_quantizer) {
+  if (launch.gpu.overlaps && launch.follows_quantizer) {
     cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;

@@ -73,7 +73,7 @@ constexpr void for_plans(int64_t M, int64_t N, int64_t K, const Gpu& gpu, bool f
   for (const Kernel kernel : {Kernel::kMma, Kernel::kWgmma, Kernel::kDecode})
     for (int tile = 0; tile < kTileCounts[int(kernel)]; ++tile)
       for (const int splits : kSplits) {
-        const int k = kernel == Kernel::kMma ? kTiles[tile].k : 128;
+        const int k = kernel == Kernel::kMma ? kTiles[tile].k : kStageK;
         const Plan plan{kernel, tile, splits};
         if ((splits == 1 || ceil_div(K, k) >= splits) &&
             is_possible(plan, M, N, K, gpu, from_float))

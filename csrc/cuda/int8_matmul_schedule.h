@@ -153,12 +153,14 @@ constexpr bool sound(const Tile& tile) {
          && kWarpSize % lanes == 0 && tile.stages >= 3 && shared_bytes(tile) <= 99 * 1024;
 }
 
-constexpr bool all_sound() {
-  for (const Tile& tile : kTiles)
+// Of the tiles of any kernel.
+template <typename T, int kCount>
+constexpr bool all_sound(const T (&tiles)[kCount]) {
+  for (const T& tile : tiles)
     if (!sound(tile)) return false;
   return true;
 }
-static_assert(all_sound());
+static_assert(all_sound(kTiles));
 static_assert(shared_bytes(kTiles[kTileCount - 1]) <= 48 * 1024, "the last one fits everywhere");
 
 }  // namespace green_kernels

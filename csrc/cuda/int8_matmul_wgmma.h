@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "int8_matmul_schedule.h"
+#include "stages_sm90a.h"
 
 namespace green_kernels {
 
@@ -19,9 +20,6 @@ struct WgmmaTile {
   int cluster;  // blocks, one below the other, that share what they read of w
 };
 
-constexpr int kStageK = 128;  // bytes, the widest swizzle of TMA and wgmma
-constexpr int kWgmmaM = 64, kWgmmaK = 32;
-constexpr int kConsumers = 2;                                   // warpgroups
 constexpr int kWarpRows = 16;                                   // of a wgmma
 constexpr int kPieceN = 64;                                     // columns
 constexpr int kPieceSums = kWarpRows * kPieceN / kWarpSize;     // of a lane
@@ -127,11 +125,6 @@ constexpr bool sound(const WgmmaTile& tile) {
          && tile.stages >= 2 && shared_bytes(tile) <= 227 * 1024;
 }
 
-constexpr bool all_wgmma_tiles_sound() {
-  for (const WgmmaTile& tile : kWgmmaTiles)
-    if (!sound(tile)) return false;
-  return true;
-}
-static_assert(all_wgmma_tiles_sound());
+static_assert(all_sound(kWgmmaTiles));
 
 }  // namespace green_kernels

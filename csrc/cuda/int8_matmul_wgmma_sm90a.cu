@@ -376,24 +376,6 @@ constexpr CUtensorMapDataType map_type(Float dtype) {
                                     : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
 }
 
-// Of K = 0 there is nothing to copy, and no map of it.
-cudaError_t encode_operands(const Int8Matmul& args, const WgmmaTile& tile, Maps& maps) {
-  if (args.K == 0) return cudaSuccess;
-  const Matrix x{
-      CU_TENSOR_MAP_DATA_TYPE_UINT8, args.x_q, args.M, args.K, args.x_q_stride, tile.m, kStageK,
-      CU_TENSOR_MAP_SWIZZLE_128B};
-  const Matrix w{CU_TENSOR_MAP_DATA_TYPE_UINT8,
-                 args.w_q,
-                 args.N,
-                 args.K,
-                 args.w_q_stride,
-                 tile.n / tile.cluster,
-                 kStageK,
-                 CU_TENSOR_MAP_SWIZZLE_128B};
-  const cudaError_t error = encode(x, maps.x);
-  return error == cudaSuccess ? encode(w, maps.w) : error;
-}
-
 cudaError_t encode_result(const Int8Matmul& args, Maps& maps) {
   return encode({map_type(args.y_dtype), args.y, args.M, args.N, args.N * bytes(args.y_dtype),
                  kWarpRows, kPieceN, CU_TENSOR_MAP_SWIZZLE_NONE},
@@ -408,12 +390,13 @@ cudaError_t launch_wgmma(const Int8Matmul& args, const Launch& launch) {
   const Ways ways{rows_are_wide(args),
                   args.N * bytes(args.y_dtype) % 16 == 0 && is_aligned(args.y, 16)};
   Maps maps{};
-  cudaError_t error = encode_operands(args, tile, maps);
+  cudaError_t error = encode_stages(args.x_q, args.M, args.K, args.x_q_stride, tile.m, maps.x);
+  if (error == cudaSuccess)
+    error = encode_stages(args.w_q, args.N, args.K, args.w_q_stride, tile.n / tile.cluster, maps.w);
   if (error == cudaSuccess && ways.stores) error = encode_result(args, maps);
-  Gpu gpu{};
-  if (error == cudaSuccess) error = find_gpu(gpu);
   if (error != cudaSuccess) return error;
-  const int clusters = cluster_count(tile, cluster_tiles(tile, args.M, args.N), gpu.sm_count);
+  const int clusters =
+      cluster_count(tile, cluster_tiles(tile, args.M, args.N), launch.gpu.sm_count);
   return start(kernel_of(launch.plan.tile, std::make_integer_sequence<int, kWgmmaTileCount>()),
                clusters * tile.cluster, kThreads, shared_bytes(tile), tile.cluster, launch, args,
                maps, ways);

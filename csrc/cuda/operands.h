@@ -53,12 +53,10 @@ inline Int8Matmul int8_matmul_arguments(const Tensor& w_q, const Tensor& w_scale
 // outlive the launch.
 inline Launch planned_launch(const Int8Matmul& matmul, bool from_float, const Tensor& y,
                              OptTensor& workspace) {
-  Gpu gpu;
-  const char* error = current_gpu(gpu);
-  CHECK(error == nullptr, error);
   Launch launch{};
-  launch.plan = planned(matmul.M, matmul.N, matmul.K, gpu, from_float);
-  launch.overlaps = gpu.overlaps;
+  const char* error = current_gpu(launch.gpu);
+  CHECK(error == nullptr, error);
+  launch.plan = planned(matmul.M, matmul.N, matmul.K, launch.gpu, from_float);
   launch.stream = current_stream(y);
   if (const int64_t bytes = workspace_bytes(launch.plan, matmul.M, matmul.N)) {
     workspace = torch::stable::new_empty(y, {bytes}, ScalarType::Byte);

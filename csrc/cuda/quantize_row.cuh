@@ -5,6 +5,8 @@
 
 namespace green_kernels {
 
+constexpr int kUnit = 8;  // values that a thread takes at a time: 16 bytes of float16
+
 // The bits of |x|. As integers, magnitudes keep their order, infinity comes after them and NaN
 // last; so the largest of a row is the same in whatever order it is sought.
 __device__ __forceinline__ uint32_t magnitude(float x) { return __float_as_uint(fabsf(x)); }

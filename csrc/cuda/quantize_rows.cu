@@ -12,7 +12,6 @@ namespace green_kernels {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr int kUnit = 8;  // values that a thread takes at a time: 16 bytes of float16
 constexpr int64_t kMaxBlocks = 1 << 20;  // more rows than these have at once wait for their turn
 
 // Eight values of x as they came, in whole registers: kept as values of 16 bits, which take one

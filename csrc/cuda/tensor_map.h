@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "stages_sm90a.h"
+
 namespace green_kernels {
 
 // A matrix of `rows` rows of `columns` elements, `stride` bytes apart, copied in boxes of
@@ -48,6 +50,16 @@ inline cudaError_t encode(const Matrix& matrix, CUtensorMap& map) {
                    element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, matrix.swizzle,
                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return done == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+// A map of `rows` rows of K int8 values, in boxes that are one stage's part of `box_rows` of them.
+// Of K = 0 there is nothing to copy, and no map.
+inline cudaError_t encode_stages(const int8_t* q, int64_t rows, int64_t K, int64_t stride,
+                                 int box_rows, CUtensorMap& map) {
+  if (K == 0) return cudaSuccess;
+  return encode({CU_TENSOR_MAP_DATA_TYPE_UINT8, q, rows, K, stride, box_rows, kStageK,
+                 CU_TENSOR_MAP_SWIZZLE_128B},
+                map);
 }
 
 }  // namespace green_kernels

@@ -143,6 +143,11 @@ def compile_cpp(source, extra=()):
     return make(f"{source.stem}.o", [*extra, *sources_of(source)], *command)
 
 
+def architectures_of(source, architectures):
+    """Those of them that a .cu is for, as setup.py has it: *_sm90a.cu for that one alone."""
+    return [arch for arch in architectures if arch == "90a" or not source.stem.endswith("_sm90a")]
+
+
 def compile_cu(source, architectures=ARCHITECTURES):
     """An object of a .cu; that of the original where this copy of it is no different.
 
@@ -151,8 +156,7 @@ def compile_cu(source, architectures=ARCHITECTURES):
     original = CSRC / "cuda" / source.name
     if original.exists() and sources_of(original) == sources_of(source):
         source = original
-    if source.stem.endswith("_sm90a"):  # as in setup.py
-        architectures = ["90a"]
+    architectures = architectures_of(source, architectures)
     codes = [f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in architectures]
     command = [find_toolkit() / "bin/nvcc", *nvcc_flags(), *NVCC_CODE, *codes, "-c", source]
     return make(f"{source.stem}_cu.o", [*architectures, *sources_of(source)], *command)
@@ -198,8 +202,7 @@ def build_kernels(csrc=CSRC, name="kernels", architectures=ARCHITECTURES, emulat
     It needs the emulator's library, by its path, and finds CUDA's functions there.
     """
     sources = sorted(Path(csrc).resolve().glob("cuda/*.cu"))
-    if "90a" not in architectures:
-        sources = [source for source in sources if not source.stem.endswith("_sm90a")]
+    sources = [source for source in sources if architectures_of(source, architectures)]
     objects = in_parallel(lambda path: compile_cu(path, architectures), sources)
     return link(
         f"{name}.so", [compile_cpp(KERNELS_BINDING), *objects, emulator or build_emulator()]

@@ -87,7 +87,7 @@ class CudaOps:
         workspace = poisoned(plan.workspace_bytes(M, N), dtype=torch.uint8)
         fields = {
             "kernel": int(plan.kernel), "tile": plan.tile, "splits": plan.splits,
-            "workspace": address(workspace), "overlaps": gpu.overlaps,
+            "workspace": address(workspace),
         }  # fmt: skip
         return plan, fields, workspace
 

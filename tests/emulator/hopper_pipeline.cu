@@ -14,7 +14,8 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "../../csrc/cuda/ptx_sm90a.cuh"
+#include "../../csrc/cuda/ring.cuh"
+#include "../../csrc/cuda/stages_sm90a.h"
 #include "../../csrc/epilogue.h"
 
 namespace green_kernels {
@@ -22,11 +23,9 @@ namespace {
 
 constexpr int kSwizzle = 128;  // bytes that a box is wide, in all three tensor maps
 constexpr int kTileM = 128, kTileN = 128, kTileK = kSwizzle;
-constexpr int kWgmmaK = 32;
 constexpr int kStages = 4;  // 128 KB, which with the 64 KB of y is most of an SM's memory
 
-constexpr int kWarp = 32, kWarpgroup = 128;  // threads
-constexpr int kConsumers = 2;
+constexpr int kWarp = 32;  // threads
 constexpr int kThreads = (kConsumers + 1) * kWarpgroup;
 constexpr int kConsumerM = kTileM / kConsumers;          // rows of a tile
 constexpr int kSums = kConsumerM * kTileN / kWarpgroup;  // of a thread
@@ -36,7 +35,6 @@ constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 constexpr int kXBytes = kTileM * kTileK, kWBytes = kTileN * kTileK;     // of a stage
 constexpr int kBoxN = kSwizzle / 4, kBoxBytes = kConsumerM * kSwizzle;  // of y
 constexpr int kYBytes = kTileN / kBoxN * kBoxBytes;                     // of a consumer
-constexpr int kMbarrierBytes = 8;
 
 // Where all lies in shared memory. Swizzled tiles begin at multiples of 1024 bytes, so come first.
 struct Shared {
@@ -54,17 +52,7 @@ struct Shared {
 };
 constexpr int kSharedBytes = Shared{0}.empty(kStages);
 
-// A stage of the ring, and the parity of the phase that its mbarrier `full` is in.
-struct Turn {
-  int stage = 0;
-  uint32_t parity = 0;
-
-  __device__ __forceinline__ void next() {
-    if (++stage < kStages) return;
-    stage = 0;
-    parity ^= 1;
-  }
-};
+using RingTurn = Turn<kStages>;
 
 struct Problem {
   const float* x_scale;  // (M,), or null where y is int32
@@ -106,7 +94,7 @@ __device__ __forceinline__ void produce(const Shared& shared, const Problem& pro
                                         const CUtensorMap* x_map, const CUtensorMap* w_map) {
   constexpr int part_n = kTileN / kBlocks, part_bytes = kWBytes / kBlocks;
   constexpr uint16_t all_blocks = (1 << kBlocks) - 1;
-  Turn turn;
+  RingTurn turn;
   for_tiles<kBlocks>(problem, rank, [&](int m, int n) {
     for (int k = 0; k < problem.K; k += kTileK, turn.next()) {
       const uint32_t full = shared.full(turn.stage), w = shared.w(turn.stage);
@@ -139,7 +127,7 @@ __device__ __forceinline__ void release(uint32_t empty, int thread) {
 // next are started; so a stage is released one step later.
 template <int kBlocks>
 __device__ __forceinline__ void multiply(const Shared& shared, const Problem& problem, int consumer,
-                                         Turn& turn, int32_t (&sums)[kSums]) {
+                                         RingTurn& turn, int32_t (&sums)[kSums]) {
   const int thread = threadIdx.x % kWarpgroup;
   int before = 0;
   for (int k = 0; k < problem.K; k += kTileK, turn.next()) {
@@ -219,7 +207,7 @@ __device__ __forceinline__ void write_result(uint32_t shared_y, const Problem& p
 template <typename Y, int kBlocks>
 __device__ __forceinline__ void consume(const Shared& shared, const Problem& problem, int rank,
                                         int consumer, const CUtensorMap* y_map) {
-  Turn turn;
+  RingTurn turn;
   for_tiles<kBlocks>(problem, rank, [&](int m, int n) {
     int32_t sums[kSums];
     multiply<kBlocks>(shared, problem, consumer, turn, sums);

@@ -3,6 +3,7 @@
 // Python class, of which there could be only one.
 #include <pybind11/pybind11.h>
 
+#include <stdexcept>
 #include <type_traits>
 
 #include "../../csrc/cuda/int8_linear.h"
@@ -48,15 +49,11 @@ Int8Matmul matmul_of(const Fields& field) {
   return matmul;
 }
 
-Plan plan_of(const Fields& field) {
-  return {Kernel(int(field("kernel"))), field("tile"), field("splits")};
-}
-
 Launch launch_of(const Fields& field) {
   Launch launch{};
-  launch.plan = plan_of(field);
+  launch.plan = {Kernel(int(field("kernel"))), field("tile"), field("splits")};
   launch.workspace = field("workspace");
-  launch.overlaps = field("overlaps");
+  if (const char* error = current_gpu(launch.gpu)) throw std::runtime_error(error);
   launch.stream = field.stream();
   return launch;
 }
@@ -86,12 +83,5 @@ PYBIND11_MODULE(_kernels, m) {
     Int8Matmul matmul = matmul_of(field);
     matmul.x = field("x"), matmul.x_dtype = field("x_dtype");
     return int8_linear_cuda(matmul, field("x_q"), field("x_scale"), launch_of(field));
-  });
-  m.def("current_gpu", [] {
-    Gpu gpu{};
-    if (const char* error = current_gpu(gpu)) throw std::runtime_error(error);
-    return py::dict(py::arg("arch") = gpu.arch, py::arg("sm_count") = gpu.sm_count,
-                    py::arg("shared_limit") = gpu.shared_limit,
-                    py::arg("has_sm90a") = gpu.has_sm90a, py::arg("overlaps") = gpu.overlaps);
   });
 }
