@@ -3,7 +3,8 @@
 from green_kernels.ops._op import BACKENDS, OPS, use
 from green_kernels.ops.int8_linear import int8_linear
 from green_kernels.ops.int8_matmul import ACTIVATIONS, MAX_K, int8_matmul
-from green_kernels.ops.pack import is_fast_on_cpu, pack_weight
+from green_kernels.ops.int8_weight_linear import int8_weight_linear
+from green_kernels.ops.pack import is_fast_on_cpu, pack_weight, pad_weight
 from green_kernels.ops.plans import (
     PLANS,
     gpu_of,
@@ -23,9 +24,11 @@ __all__ = [
     "gpu_of",
     "int8_linear",
     "int8_matmul",
+    "int8_weight_linear",
     "is_fast_on_cpu",
     "pack_weight",
     "predicted_gain",
+    "pad_weight",
     "quantize_rows",
     "read_measured_plans",
     "use",
