@@ -26,7 +26,7 @@ def footprint(
     """
     layers = [
         (name, layer) for name, layer in converted.named_modules()
-        if isinstance(layer, gk.nn.Int8Linear)
+        if isinstance(layer, gk.nn.Int8Linear | gk.nn.Int8WeightLinear)
     ]  # fmt: skip
     if not layers:
         return {}

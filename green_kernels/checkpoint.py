@@ -5,8 +5,8 @@ key "green_kernels", is the JSON text of
     {"version": 1,
      "layers": {name: {"in_features", "out_features", "bias", "act", "recipe"}},
      "aliases": {key: the key under which the same tensor is stored}}
-with an entry of "layers" for each name of an Int8Linear, and of "aliases" for each second name of
-a tensor.
+with an entry of "layers" for each name of a quantized layer, and of "aliases" for each second name
+of a tensor.
 """
 
 import errno
@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from green_kernels.convert import interrupts_waiting, swap
-from green_kernels.nn import Int8Linear
-from green_kernels.nn.int8_linear import wrong_values
+from green_kernels.nn import LAYERS
+from green_kernels.nn.quantized_linear import QuantizedLinear, wrong_values
 from green_kernels.recipes import from_dict
 from green_kernels.survey import reason_not_a_linear
 
@@ -52,8 +52,9 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     A file that is there is replaced once the new one is complete. ValueError naming the key where
     the state is more than tensors with values, each under the name of its parameter or buffer.
     """
-    if isinstance(model, Int8Linear):
-        raise ValueError("model is itself an Int8Linear, which load cannot put in place")
+    if isinstance(model, QuantizedLinear):
+        kind = type(model).__name__
+        raise ValueError(f"model is itself an {kind}, which load cannot put in place")
     state = model.state_dict()
     odd = state.keys() ^ _places(model).keys()
     if odd:
@@ -79,7 +80,7 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
             "recipe": layer.recipe.to_dict(),
         }
         for name, layer in model.named_modules(remove_duplicate=False)
-        if isinstance(layer, Int8Linear)
+        if isinstance(layer, QuantizedLinear)
     }
     metadata = {"version": _VERSION, "layers": layers, "aliases": aliases}
     path = Path(path)
@@ -169,19 +170,20 @@ def _plan(model: nn.Module, file: Any) -> list[_Step]:
         if place.tensor.is_meta and place.module not in replaced.values():
             steps.append(_set_tensor(place, put[id(place.tensor)]))
 
-    made: dict[tuple, Int8Linear] = {}
+    made: dict[tuple, QuantizedLinear] = {}
     for name, entry in layers.items():
         old = replaced[name]
-        at = old.w_q.device if isinstance(old, Int8Linear) else old.weight.device
+        at = old.w_q.device if isinstance(old, QuantizedLinear) else old.weight.device
         w_q, w_scale = tensor(f"{name}.w_q", at), tensor(f"{name}.w_scale", at)
         bias = None if old.bias is None else put[id(old.bias)]
         which = tuple(stored.get(f"{name}.{part}") for part in ("w_q", "w_scale", "bias"))
-        which += (at, entry["act"])
+        which += (at, entry["act"], entry["recipe"])
         if which not in made:
             _check_int8(name, w_q, w_scale, entry)
             if bias is not None:
                 _check_bias(name, tensor(f"{name}.bias", at))
-            layer = Int8Linear.of(w_q, w_scale, bias, entry["act"], entry["recipe"])
+            kind = LAYERS[type(entry["recipe"])]
+            layer = kind.of(w_q, w_scale, bias, entry["act"], entry["recipe"])
             made[which] = layer.train(old.training)
         steps.append(_swap(model, name, made[which], old))
     return steps
@@ -236,10 +238,10 @@ def _replaceable(model: nn.Module, name: str, entry: dict[str, Any]) -> nn.Modul
         old = None
     if old is None:
         raise ValueError(f"layers: the model has no module {name!r}")
-    if not isinstance(old, Int8Linear):
+    if not isinstance(old, QuantizedLinear):
         reason = reason_not_a_linear(old, entry["recipe"])
         if reason is not None:
-            raise ValueError(f"layers: {name} of the model cannot become int8: {reason}")
+            raise ValueError(f"layers: {name} of the model cannot be replaced: {reason}")
     for field in ("in_features", "out_features"):
         if getattr(old, field) != entry[field]:
             got = f"{entry[field]}, the model has {getattr(old, field)}"
@@ -271,7 +273,7 @@ def _check_ties_of_model(places, replaced, stored, layers):
     one = [(key, stored[key], id(place.tensor)) for key, place in places.items()]
     for name, layer in replaced.items():
         parts = tuple(stored.get(f"{name}.{part}") for part in ("w_q", "w_scale", "bias"))
-        one.append((name, (*parts, layers[name]["act"]), id(layer)))
+        one.append((name, (*parts, layers[name]["act"], layers[name]["recipe"]), id(layer)))
     first: dict[int, tuple[str, Any]] = {}
     for key, of_file, of_model in one:
         other, expected = first.setdefault(of_model, (key, of_file))
@@ -283,7 +285,7 @@ def _check_ties_of_file(places, replaced, stored):
     """What is one tensor in the file must be one in the model, else writes would reach both."""
     tensors = {key: place.tensor for key, place in places.items()}
     for name, layer in replaced.items():
-        is_int8 = isinstance(layer, Int8Linear)
+        is_int8 = isinstance(layer, QuantizedLinear)
         tensors[f"{name}.w_q"] = layer.w_q if is_int8 else layer.weight
         tensors[f"{name}.w_scale"] = layer.w_scale if is_int8 else layer.weight
     first: dict[str, str] = {}

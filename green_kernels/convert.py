@@ -1,4 +1,4 @@
-"""convert: swap the linear layers of a model for int8 ones, whole or not at all."""
+"""convert: swap the linear layers of a model for quantized ones, whole or not at all."""
 
 import dataclasses
 import signal
@@ -10,14 +10,15 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from green_kernels.nn import Int8Linear
-from green_kernels.recipes import Int8
+from green_kernels.nn import LAYERS
+from green_kernels.nn.quantized_linear import QuantizedLinear
+from green_kernels.recipes import Recipe
 from green_kernels.report import Change, Report
 from green_kernels.survey import Survey, linears
 
 Names = tuple[str, ...]
 Where = Callable[[str, nn.Module], bool]
-Recipes = Int8 | Mapping[str, Int8 | None]
+Recipes = Recipe | Mapping[str, Recipe | None]
 
 
 def convert(model: nn.Module, recipe: Recipes, where: Where | None = None) -> Report:
@@ -40,7 +41,7 @@ def convert(model: nn.Module, recipe: Recipes, where: Where | None = None) -> Re
     changes, plan = _trial(model, recipe, where)
     with interrupts_waiting():
         for names, chosen in plan:
-            swap(model, names, _int8(model, names[0], chosen))
+            swap(model, names, _quantized(model, names[0], chosen))
     return Report(tuple(changes))
 
 
@@ -74,7 +75,7 @@ def _trial(model: nn.Module, recipe: Recipes, where: Where | None):
     _check_recipe(recipe, layers.values())
     survey = Survey(model)
     changes: list[Change] = []
-    plan: list[tuple[Names, Int8]] = []
+    plan: list[tuple[Names, Recipe]] = []
     for layer, names in layers.items():
         chosen, reason = _choose(recipe, names)
         if chosen is not None:
@@ -84,39 +85,41 @@ def _trial(model: nn.Module, recipe: Recipes, where: Where | None):
         before = _bytes(layer)
         change = Change(names[0], type(layer).__name__, None, reason, before, before, names[1:])
         if reason is None:
-            after = _int8(model, names[0], chosen).nbytes
+            trial = _quantized(model, names[0], chosen)
             change = dataclasses.replace(
                 change,
-                became=Int8Linear.__name__,
-                bytes_after=after,
+                became=type(trial).__name__,
+                bytes_after=trial.nbytes,
                 caveat=survey.caveat(layer, chosen),
             )
+            del trial
             plan.append((names, chosen))
         changes.append(change)
     return changes, plan
 
 
-def _int8(model: nn.Module, name: str, recipe: Int8) -> Int8Linear:
+def _quantized(model: nn.Module, name: str, recipe: Recipe) -> QuantizedLinear:
+    kind = LAYERS[type(recipe)]
     if not name:
         raise ValueError(
             "model is itself a linear layer, which cannot be replaced in place: "
-            "use green_kernels.nn.Int8Linear.from_float(model)"
+            f"use green_kernels.nn.{kind.__name__}.from_float(model)"
         )
     try:
-        return Int8Linear.from_float(model.get_submodule(name), recipe)
+        return kind.from_float(model.get_submodule(name), recipe)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
 
 def _bytes(layer: nn.Module) -> int:
-    if isinstance(layer, Int8Linear):
+    if isinstance(layer, QuantizedLinear):
         return layer.nbytes
     return sum(t.numel() * t.element_size() for t in layer.parameters() if not is_lazy(t))
 
 
-def _choose(recipe: Recipes, names: Names) -> tuple[Int8 | None, str | None]:
+def _choose(recipe: Recipes, names: Names) -> tuple[Recipe | None, str | None]:
     """The recipe for the layer of these names, or None and the reason."""
-    if isinstance(recipe, Int8):
+    if isinstance(recipe, Recipe):
         return recipe, None
     for pattern, chosen in recipe.items():
         if any(fnmatchcase(name, pattern) for name in names):
@@ -125,7 +128,7 @@ def _choose(recipe: Recipes, names: Names) -> tuple[Int8 | None, str | None]:
 
 
 def _check_recipe(recipe: Recipes, names_of_layers: Iterable[Names]) -> None:
-    if isinstance(recipe, Int8):
+    if isinstance(recipe, Recipe):
         return
     if not isinstance(recipe, Mapping):
         raise TypeError(f"recipe must be a recipe, as Int8(), or a mapping, got {recipe!r}")
@@ -133,7 +136,7 @@ def _check_recipe(recipe: Recipes, names_of_layers: Iterable[Names]) -> None:
     for pattern, chosen in recipe.items():
         if not isinstance(pattern, str):
             raise TypeError(f"recipe: a pattern must be a str, got {pattern!r}")
-        if chosen is not None and not isinstance(chosen, Int8):
+        if chosen is not None and not isinstance(chosen, Recipe):
             raise TypeError(f"recipe[{pattern!r}] must be a recipe or None, got {chosen!r}")
         if not any(fnmatchcase(name, pattern) for name in every):
             raise ValueError(f"recipe: pattern {pattern!r} matches no linear layer of the model")

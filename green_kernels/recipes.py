@@ -22,37 +22,58 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Int8(Recipe):
+class _Linears(Recipe):
+    """What every recipe for linear layers says of which it takes."""
+
+    min_features: int = 128
+    subclasses: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        """TypeError or ValueError, with the name of the field, for what a field cannot hold."""
+        _check_positive("min_features", self.min_features)
+        names = self.subclasses
+        if not isinstance(names, (tuple, list)) or not all(isinstance(n, str) for n in names):
+            raise TypeError(f"subclasses must be a tuple of class names, got {names!r}")
+        object.__setattr__(self, "subclasses", tuple(names))
+
+
+@dataclass(frozen=True)
+class Int8(_Linears):
     """Weights int8 per output channel, activations int8 per row, scaled as they come.
 
     min_features: layers with fewer inputs or outputs are left alone. 128 is where int8 overtook
         float32 on a CPU at 1024 rows; below, rounding the rows costs more than is won.
+    subclasses: names of subclasses of nn.Linear to convert too, as "Name" or "module.Name"; their
+        forward must be nn.Linear's, for it is the one that they will have.
     keep_faster: leave layers that are faster in their own dtype on their device, as far as that is
         known. Measured: on a CPU without VNNI and AMX, all; in bfloat16 on a CPU with AMX, those
         with fewer than some 1100 inputs. Predicted: on a GPU, see green_kernels.ops.predicted_gain.
         False converts them too, for the memory that it saves.
     rows: how many rows x has in a call, where that is known: tokens or samples. A GPU's layers are
         judged at it; None judges them at 1 to 8192, and leaves those that gain at none of these.
-    subclasses: names of subclasses of nn.Linear to convert too, as "Name" or "module.Name"; their
-        forward must be nn.Linear's, for it is the one that they will have.
     """
 
-    min_features: int = 128
     keep_faster: bool = True
     rows: int | None = None
-    subclasses: tuple[str, ...] = ()
 
     def __post_init__(self):
         """TypeError or ValueError, with the name of the field, for what a field cannot hold."""
-        _check_positive("min_features", self.min_features)
+        super().__post_init__()
         if self.rows is not None:
             _check_positive("rows", self.rows)
         if not isinstance(self.keep_faster, bool):
             raise TypeError(f"keep_faster must be a bool, got {self.keep_faster!r}")
-        names = self.subclasses
-        if not isinstance(names, (tuple, list)) or not all(isinstance(n, str) for n in names):
-            raise TypeError(f"subclasses must be a tuple of class names, got {names!r}")
-        object.__setattr__(self, "subclasses", tuple(names))
+
+
+@dataclass(frozen=True)
+class Int8WeightOnly(_Linears):
+    """Weights int8 per output channel, activations as they are.
+
+    For a model that decodes: a few rows of x at a time, whose time is that of reading the weights,
+    and whose accuracy int8 activations would cost. Many rows are no faster than in float.
+
+    min_features, subclasses: as in Int8
+    """
 
 
 def _check_positive(field: str, number: Any) -> None:
@@ -62,7 +83,7 @@ def _check_positive(field: str, number: Any) -> None:
         raise ValueError(f"{field} must be at least 1, got {number}")
 
 
-KINDS: dict[str, type[Recipe]] = {kind.__name__: kind for kind in (Int8,)}
+KINDS: dict[str, type[Recipe]] = {kind.__name__: kind for kind in (Int8, Int8WeightOnly)}
 
 
 def from_dict(data: Any) -> Recipe:

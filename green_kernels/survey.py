@@ -12,8 +12,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from green_kernels import ops
 from green_kernels.build import build_info
-from green_kernels.nn import Int8Linear
-from green_kernels.recipes import Int8
+from green_kernels.nn.quantized_linear import QuantizedLinear
+from green_kernels.recipes import Int8, Recipe
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _ROWS = tuple(2**i for i in range(14))  # of x: one token to 8192
@@ -21,10 +21,10 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def linears(model: nn.Module) -> dict[nn.Module, tuple[str, ...]]:
-    """Every nn.Linear (subclasses too) and Int8Linear of the model, with all its names."""
+    """Every nn.Linear (subclasses too) and QuantizedLinear of the model, with all its names."""
     found: dict[nn.Module, tuple[str, ...]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.Linear | Int8Linear):
+        if isinstance(module, nn.Linear | QuantizedLinear):
             found[module] = (*found.get(module, ()), name)
     return found
 
@@ -37,7 +37,7 @@ class Survey:
         self.model = model
         self.ties = _ties(model)
 
-    def reason_to_leave(self, name: str, layer: nn.Module, recipe: Int8) -> str | None:
+    def reason_to_leave(self, name: str, layer: nn.Module, recipe: Recipe) -> str | None:
         """Why the layer of that name is not to be swapped, in words; None if it may be."""
         return (
             reason_not_a_linear(layer, recipe)
@@ -48,7 +48,7 @@ class Survey:
             or self._read_by_another(name)
         )
 
-    def caveat(self, layer: nn.Module, recipe: Int8) -> str | None:
+    def caveat(self, layer: nn.Module, recipe: Recipe) -> str | None:
         """At what numbers of rows a layer that may be swapped would lose, in words; or None."""
         slower = _where_slower(_predicted_gains(layer.weight, recipe))
         return slower and f"predicted slower than in {_dtype(layer.weight)} at {slower}"
@@ -69,9 +69,9 @@ class Survey:
         return None
 
 
-def reason_not_a_linear(layer: nn.Module, recipe: Int8) -> str | None:
+def reason_not_a_linear(layer: nn.Module, recipe: Recipe) -> str | None:
     """Why a layer does not act as its weight and bias in F.linear would; None if it does."""
-    if isinstance(layer, Int8Linear):
+    if isinstance(layer, QuantizedLinear):
         return "already converted"
     if not isinstance(layer, nn.Linear):
         return f"{type(layer).__name__} is no nn.Linear"
@@ -127,7 +127,7 @@ def _wrong_size(layer, recipe):
 
 
 def _faster_as_it_is(weight, recipe):
-    if not recipe.keep_faster:
+    if not isinstance(recipe, Int8) or not recipe.keep_faster:
         return None
     if gains := _predicted_gains(weight, recipe):
         if max(gains.values()) > 1:
@@ -150,7 +150,7 @@ def _faster_as_it_is(weight, recipe):
 
 def _predicted_gains(weight, recipe):
     """On a GPU: by rows of x, how many times as fast as in float it would be. Else nothing."""
-    gpu = ops.gpu_of(weight.device)
+    gpu = ops.gpu_of(weight.device) if isinstance(recipe, Int8) else None
     if gpu is None:
         return {}
     n, k = weight.shape

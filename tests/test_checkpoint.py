@@ -341,7 +341,10 @@ WRONG = {
     "other size": (layer("down", in_features=129), "down.in_features is 129, the model has 128"),
     "other bias": (layer("down", bias=True), "down.bias is True, unlike the model's"),
     "unknown act": (layer("down", act="tanh"), "act must be one of none, .*, got 'tanh'"),
-    "unknown recipe": (layer("down", recipe=INT3), "down: recipe kind must be one of Int8, got 'I"),
+    "unknown recipe": (
+        layer("down", recipe=INT3),
+        "down: recipe kind must be one of Int8, Int8WeightOnly, got 'I",
+    ),
     "layer that is absent": (layer("up"), "layers: the model has no module 'up'"),
     "layer that is the model": (layer(""), "layers: the model has no module ''"),
     "layer of another kind": (layer("norm"), "norm of the model .* BatchNorm1d is no nn.Linear"),
@@ -464,7 +467,7 @@ def test_subclass_and_changed_layers_are_refused(path):
         model = Model()
         change(model)
         before = picture(model)
-        with pytest.raises(ValueError, match=f"down of the model cannot become int8: .*{reason}"):
+        with pytest.raises(ValueError, match=f"down of the model cannot be replaced: .*{reason}"):
             load(model, path)
         assert_untouched(before, model)
 

@@ -6,10 +6,11 @@ import json
 import pytest
 
 from green_kernels import recipes
-from green_kernels.recipes import Int8
+from green_kernels.recipes import Int8, Int8WeightOnly
 
 RECIPES = [
     Int8(),
+    Int8WeightOnly(min_features=64),
     Int8(min_features=1),
     Int8(rows=64),
     Int8(subclasses=("Projection", "models.Projection")),
@@ -20,7 +21,7 @@ RECIPES = [
 def test_json_both_ways(recipe):
     assert recipes.from_json(recipe.to_json()) == recipe
     assert recipes.from_dict(recipe.to_dict()) == recipe
-    assert json.loads(recipe.to_json())["kind"] == "Int8"
+    assert json.loads(recipe.to_json())["kind"] == type(recipe).__name__
 
 
 def test_missing_fields_take_their_defaults():
@@ -36,9 +37,9 @@ def test_is_frozen_and_comparable():
 
 WRONG = {
     "no object": ("[1]", TypeError, "recipe must be a JSON object, got \\[1\\]"),
-    "no kind": ("{}", ValueError, "recipe kind must be one of Int8, got None"),
-    "unknown kind": ('{"kind": "Int3"}', ValueError, "one of Int8, got 'Int3'"),
-    "kind of another type": ('{"kind": [1]}', ValueError, "one of Int8, got \\[1\\]"),
+    "no kind": ("{}", ValueError, "recipe kind must be one of Int8, Int8WeightOnly, got None"),
+    "unknown kind": ('{"kind": "Int3"}', ValueError, "one of .*, got 'Int3'"),
+    "kind of another type": ('{"kind": [1]}', ValueError, "one of .*, got \\[1\\]"),
     "unknown field": ('{"kind": "Int8", "bits": 8}', ValueError, "Int8 has the .*, got 'bits'"),
     "text for a number": ('{"kind": "Int8", "min_features": "9"}', TypeError, "int, got '9'"),
     "truth for a number": ('{"kind": "Int8", "min_features": true}', TypeError, "int, got True"),
