@@ -97,7 +97,7 @@ def compile_int8_matmul(arch, dtype, act, M, N, K):
     pointers = dict.fromkeys(("x_q_ptr", "w_q_ptr"), "*i8")
     pointers |= dict.fromkeys(("x_scale_ptr", "w_scale_ptr"), "*fp32")
     pointers |= dict.fromkeys(("bias_ptr", "residual_ptr", "y_ptr"), f"*{dtype}")
-    constants = {"ACT": act, "PRECISE": precise, "HAS_BIAS": True, "HAS_RESIDUAL": True, **tile}
+    constants = {"ACT": act, "PRECISE": precise, **tile}
     kernel = int8_matmul._int8_matmul_kernel
     return compile_for(arch, kernel, pointers, {"M": M, "N": N, "K": K}, constants, options)
 

@@ -6,8 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .epilogue import activate
-from .floats import TWO_ROUNDINGS, product, round_to, to_float32, total
+from .epilogue import finish
+from .floats import TWO_ROUNDINGS
 
 # BLOCK_M, BLOCK_N, BLOCK_K, warps, stages, largest first. The stages fill 96 KB of shared memory at
 # the most, since sm_86, sm_89 and sm_120 have 99.
@@ -23,7 +23,6 @@ def _int8_matmul_kernel(
     x_q_ptr, x_scale_ptr, w_q_ptr, w_scale_ptr, bias_ptr, residual_ptr, y_ptr,
     M, N, K,
     ACT: tl.constexpr, PRECISE: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):  # fmt: skip
@@ -44,16 +43,9 @@ def _int8_matmul_kernel(
         w_q = tl.load(w_q_ptrs + start, (n < N)[:, None] & in_k, 0)
         acc = tl.dot(x_q, w_q.T, acc, out_dtype=tl.int32)
 
-    y = product(acc.to(tl.float32), tl.load(x_scale_ptr + m, m < M, 0.0)[:, None])
-    y = product(y, tl.load(w_scale_ptr + n, n < N, 0.0)[None, :])
-    if HAS_BIAS:
-        y = total(y, to_float32(tl.load(bias_ptr + n, n < N, 0.0))[None, :])
-    y = activate(y, ACT, PRECISE)
-    at = m.to(tl.int64)[:, None] * N + n[None, :]
-    in_y = (m < M)[:, None] & (n < N)[None, :]
-    if HAS_RESIDUAL:
-        y = total(y, to_float32(tl.load(residual_ptr + at, in_y, 0.0)))
-    tl.store(y_ptr + at, round_to(y, y_ptr.dtype.element_ty), in_y)
+    finish(
+        acc, x_scale_ptr, w_scale_ptr, bias_ptr, residual_ptr, y_ptr, m, n, M, N, ACT, PRECISE
+    )  # fmt: skip
 
 
 def launch(M, N, K, precise):
@@ -84,7 +76,7 @@ def int8_matmul(
     grid = (triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(N, tile["BLOCK_N"]),)
     _int8_matmul_kernel[grid](
         x_q, x_scale, w_q, w_scale, bias, residual, y, M, N, K,
-        act, precise, bias is not None, residual is not None,
+        act, precise,
         **tile, **options,
     )  # fmt: skip
     return y
