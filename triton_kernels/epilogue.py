@@ -71,7 +71,7 @@ def finish(
     m, n, M, N,
     ACT: tl.constexpr, PRECISE: tl.constexpr,
 ):  # fmt: skip
-    """From a tile of sums to y: rows m of M, columns n of N. x_scale, bias, residual may be None."""
+    """Store y of a tile of sums: rows m of M, columns n of N. x_scale, bias, residual: or None."""
     y = acc.to(tl.float32)
     if x_scale_ptr is not None:
         y = product(y, tl.load(x_scale_ptr + m, m < M, 0.0)[:, None])
