@@ -202,7 +202,7 @@ setup(
     packages=sorted(packages()),
     package_dir=PACKAGE_DIR,
     include_package_data=False,  # the records under bench/results/ stay in the repository
-    package_data={"green_kernels.bench": ["*.j2"]},
+    package_data={"green_kernels.bench": ["*.j2"], "green_kernels.triton_kernels": ["*.json"]},
     ext_modules=modules,
     cmdclass={"build_py": Python, **commands},
 )

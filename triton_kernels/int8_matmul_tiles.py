@@ -57,7 +57,7 @@ class Row:
 
     @property
     def shared_bytes(self) -> int:
-        """The most shared memory that the stages and their barriers take."""
+        """The most shared memory that stages and barriers take; what converts y may take more."""
         return self.num_stages * (self.BLOCK_M + self.BLOCK_N) * self.BLOCK_K + BARRIERS
 
 
