@@ -113,20 +113,23 @@ def row(values: Any, where: str) -> Row:
 
 
 def read(path: str | Path) -> tuple[Row, ...]:
-    """Return the rows of a table; raise ValueError that names the file, the row and the fault."""
+    """Return the rows of a table, a JSON list of objects with all of Row's fields.
+
+    ValueError that names the file, the row and the field at fault.
+    """
     try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: no table of tiles: {error}") from None
-    if not isinstance(table, dict) or not isinstance(table.get("rows"), list):
-        raise ValueError(f'{path}: must be an object with a list "rows"')
-    return tuple(row(values, f"{path}: row {i}") for i, values in enumerate(table["rows"], 1))
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} must be a JSON list, got {type(rows).__name__}")
+    return tuple(row(values, f"{path}, row {index}") for index, values in enumerate(rows))
 
 
 def write(path: str | Path, rows: Sequence[Row]) -> None:
     """Write a table that `read` reads."""
     lines = ",\n".join(f"  {json.dumps(asdict(one))}" for one in rows)
-    Path(path).write_text(f'{{"rows": [\n{lines}\n]}}\n', encoding="utf-8")
+    Path(path).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 @functools.cache
