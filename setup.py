@@ -203,7 +203,11 @@ setup(
     packages=sorted(packages()),
     package_dir=PACKAGE_DIR,
     include_package_data=False,  # the records under bench/results/ stay in the repository
-    package_data={"green_kernels.bench": ["*.j2"], "green_kernels.ops": ["*.json"]},
+    package_data={
+        "green_kernels.bench": ["*.j2"],
+        "green_kernels.ops": ["*.json"],
+        "green_kernels.triton_kernels": ["*.json"],
+    },
     ext_modules=modules,
     cmdclass={"build_py": Python, **commands},
 )
