@@ -64,29 +64,11 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 # On a machine with a GPU and its own torch, offline: make gpu VENV=
-# Equality first, then the emulator's instructions against the GPU's, then the sanitizer where it works, then figures; each stage
-# under ten minutes. (Where the emulator differs, the figures are taken all the same, and then it fails.)
+# All of it takes hours, in stages of ten minutes at the most: STAGES="equality plans times-*" picks some.
 gpu: build gpu-check
 
 gpu-check:  ## the same of what is installed already, such as a wheel
-	mkdir -p "$(OUT)"
-	cd "$(OUT)" && $(RUN) -c "import green_kernels as gk, json; info = gk.build_info(); print(json.dumps(info, indent=1)); \
-	    assert all('cuda' in devices for devices in info['kernels'].values()), 'built without CUDA kernels'" | tee build.json
-	timeout 600 $(RUN) -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib --junitxml="$(OUT)/tests.xml" \
-	    -k "not emulated" \
-	    tests/test_quantize_rows.py tests/test_int8_matmul.py tests/test_int8_linear.py tests/test_nn_int8_linear.py tests/test_layout.py
-	status=0; \
-	mkdir -p "$(OUT)/conformance"; \
-	timeout 600 $(RUN) tests/emulator/conformance.py --json "$(OUT)/conformance/results.jsonl" || status=$$?; \
-	if command -v compute-sanitizer; then timeout 600 compute-sanitizer --error-exitcode 1 $(RUN) -m pytest -q -p no:cacheprovider \
-	    -k "test_value and compiled" tests/test_quantize_rows.py tests/test_int8_matmul.py | tee "$(OUT)/sanitizer.txt" || status=$$?; fi; \
-	timeout 120 $(RUN) -m bench sensor --device cuda --coverage --refresh --json "$(OUT)/sensor.json" || status=$$?; \
-	timeout 600 $(RUN) -m bench run --device cuda --budget 9m --json "$(OUT)/bench.jsonl" || status=$$?; \
-	for shape in 512x4096x4096-bf16 512x4096x4096; do \
-	    timeout 600 $(RUN) -m bench run int8_linear --full --device cuda --shape $$shape --budget 9m --json "$(OUT)/joules.jsonl" \
-	        --way "torch bf16" --way "torch._int_mm" --way ours --way "ours triton" || status=$$?; \
-	done; \
-	exit $$status
+	$(RUN) tests/gpu.py --out "$(OUT)" $(foreach stage,$(STAGES),'$(stage)')
 
 clean:
 	rm -rf .venv build dist *.egg-info green_kernels/*.so

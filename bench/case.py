@@ -23,6 +23,9 @@ WAYS = (
     "ours bf16, all layers",
     "ours + torch.compile",
     "ours triton",
+    "torch._int_mm bare",
+    "torch._int_mm compiled",
+    "bitsandbytes int8",
 )
 
 
@@ -48,6 +51,8 @@ class Way:
     executed_flops: int | None = None  # where zeros are skipped; None: the case's flops
     # How good a model's answers are, by metric ("perplexity"), on data of its own; None: not asked.
     quality: Callable[[], Mapping[str, float]] | None = None
+    # Of a way that leaves some of the work undone: does it, so that the rest is checked. Not timed.
+    finish: Callable[[Any], Any] = lambda output: output
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class Entry:
     weight: float = 1.0  # of a run's time that it needs, relative to an op's
     kind: str = "op"  # the case's
     ways: tuple[str, ...] = ()  # the case's, in its order; empty where only the case knows
+    by_shape: bool = False  # one of so many that it runs only where a shape is named
 
 
 CASES: dict[tuple[str, str], Entry] = {}  # by case and shape name
@@ -101,6 +107,7 @@ CASES: dict[tuple[str, str], Entry] = {}  # by case and shape name
 
 def case(
     default: bool = True,
+    by_shape: bool = False,
     weight: float = 1.0,
     kind: str = "op",
     ways: tuple[str, ...] = (),
@@ -109,6 +116,7 @@ def case(
     """Register a function under its name, once for each named shape.
 
     default: False for shapes that run only when their case is asked for by name.
+    by_shape: True for those that run only when --shape asks for them.
     weight: of a run's time that it needs, relative to an op's.
     kind: "op" or "model", as the case has it.
     ways: of an op, by name, in the case's order: pytest lists them without building the case.
@@ -118,7 +126,12 @@ def case(
     def register(build: Callable[..., Case]) -> Callable[..., Case]:
         for shape, sizes in shapes.items():
             CASES[build.__name__, shape] = Entry(
-                lambda device, sizes=sizes: build(*sizes, device), default, weight, kind, ways
+                lambda device, sizes=sizes: build(*sizes, device),
+                default=default and not by_shape,
+                by_shape=by_shape,
+                weight=weight,
+                kind=kind,
+                ways=ways,
             )
         return build
 

@@ -78,6 +78,8 @@ def _cases(options: argparse.Namespace) -> Iterator[list[Record]]:
     """Run the chosen cases on this process's device."""
     name = ranks.device(options.device)
     tested = device.find(name)
+    if options.no_joules:
+        tested.meter, tested.no_meter = None, "--no-joules"
     runner = Runner(
         tested,
         _protocol(options),
@@ -115,7 +117,9 @@ def _grid(options: argparse.Namespace) -> Grid | None:
 def _list(options: argparse.Namespace) -> int:
     """Print a line for each shape of each case."""
     for (name, shape), entry in options.chosen.items():
-        marks = "" if entry.default else "\tnot by default"
+        marks = (
+            "" if entry.default else "\tonly by --shape" if entry.by_shape else "\tnot by default"
+        )
         print(f"{name}\t{shape}{marks}")
     return 0
 

@@ -28,6 +28,7 @@ def facts(device: str) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "triton": _version("triton"),
         "torchao": _version("torchao"),
+        "bitsandbytes": _version("bitsandbytes"),
         "transformers": _version("transformers"),
         "green_kernels": green_kernels.__version__,
         "build": green_kernels.build_info(),

@@ -136,6 +136,9 @@ def _add_run(parser) -> None:
     )
     parser.add_argument("--rounds", type=_count, help="in each of which all ways take a turn")
     parser.add_argument(
+        "--no-joules", action="store_true", help="times alone, which takes a tenth of the time"
+    )
+    parser.add_argument(
         "--data", choices=RECIPES, default=RECIPES[0],
         help="what the inputs are: random, a model's own activations, or zeros",
     )  # fmt: skip
@@ -188,11 +191,15 @@ def _choose(parser, entries, options) -> dict[tuple[str, str], Entry]:
     if options.shape is not None:
         found = {key: entry for key, entry in named.items() if fnmatch(key[1], options.shape)}
         if not found:
-            shapes = ", ".join(dict.fromkeys(shape for _, shape in named))
-            parser.error(f"unknown shape {options.shape!r}; shapes are {shapes}")
+            few = [shape for (_, shape), entry in named.items() if not entry.by_shape]
+            more = " (and more, see `list`)" if len(few) < len(named) else ""
+            shapes = ", ".join(dict.fromkeys(few))
+            parser.error(f"unknown shape {options.shape!r}; shapes are {shapes}{more}")
         return found
-    if options.cases or options.command == "list":
+    if options.command == "list":
         return named
+    if options.cases:
+        return {key: entry for key, entry in named.items() if not entry.by_shape}
     return {key: entry for key, entry in named.items() if entry.default}
 
 

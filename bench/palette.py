@@ -18,7 +18,7 @@ class Style:
     index: int  # of the page's variable --way-INDEX
     light: str  # on paper and on a light page
     dark: str
-    marker: str
+    marker: str | tuple[int, int, int]  # of a star: its points, 1, and degrees
 
 
 STYLES = (
@@ -35,8 +35,13 @@ STYLES = (
     ("#44aa99", "#6fd0c0", "h"),
     ("#999933", "#c4c45c", "<"),
     ("#332288", "#9f93ea", ">"),
-    ("#b3672b", "#d8965f", "H"),  # and of ways that come after
+    ("#b3672b", "#d8965f", "H"),
     ("#661100", "#d98371", "8"),
+    ("#ddaa33", "#e8c066", (4, 1, 45)),
+    ("#004488", "#6699cc", (3, 1, 0)),
+    ("#bb5566", "#e08a98", (6, 1, 0)),  # and of ways that come after
+    ("#225522", "#88bb88", (8, 1, 0)),
+    ("#666633", "#aaaa77", (5, 1, 36)),
 )
 
 

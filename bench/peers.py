@@ -47,7 +47,9 @@ def torchao(module: nn.Module) -> nn.Module:
 def compiled(function: Callable[..., Any], call: Callable[[Callable], Any]) -> Callable[..., Any]:
     """torch.compile(function), compiled at once by `call`, which calls it as it will be called."""
     function = torch.compile(function, dynamic=False)
-    with quiet(), torch.inference_mode():
+    # There may be many shapes of one function: after eight, torch would quietly run it uncompiled.
+    limits = torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=1000)
+    with quiet(), limits, torch.inference_mode():
         call(function)
     return function
 
@@ -64,13 +66,32 @@ def torchao_compiled(module: nn.Module, call: Callable[[Callable], Any]) -> Call
         torch._inductor.config.load_config(settings)
 
 
-def int_mm(x_q: Tensor, w_q: Tensor) -> Tensor:
-    """Return x_q @ w_q.T in int32; raise Unavailable for shapes that torch._int_mm refuses."""
+def bitsandbytes(linear: nn.Linear, device: str) -> nn.Module:
+    """bitsandbytes' Linear8bitLt, from and to float16, with int8 for all of x.
+
+    LLM.int8() would look for outliers in x: it waits for the GPU to do so, which no CUDA graph can
+    hold. Without them (threshold=0) it is faster.
+    """
+    if device == "cpu":
+        raise Unavailable("bitsandbytes' int8 layer is compared on CUDA, for which it is made")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise Unavailable("bitsandbytes is not installed: pip install bitsandbytes")
+    with quiet():
+        from bitsandbytes.nn import Linear8bitLt
+
+        (n, k), has_bias = linear.weight.shape, linear.bias is not None
+        layer = Linear8bitLt(k, n, bias=has_bias, has_fp16_weights=False, threshold=0.0)
+        state = {name: tensor.cpu().half() for name, tensor in linear.state_dict().items()}
+        layer.load_state_dict(state)
+        return layer.to(device)  # rounds the weight on its way
+
+
+def check_int_mm(x_q: Tensor, w_q: Tensor) -> None:
+    """Raise Unavailable unless torch._int_mm multiplies x_q (M, K) by w_q.T, of w_q (N, K)."""
     if x_q.is_cuda:
         (m, k), n = x_q.shape, w_q.shape[0]
         if m <= 16 or k % 8 or n % 8:
             raise Unavailable(f"torch._int_mm on CUDA needs M > 16 and K, N in 8s, got {m, k, n}")
-    return torch._int_mm(x_q, w_q.t())
 
 
 @contextmanager

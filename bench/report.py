@@ -165,8 +165,10 @@ def _columns(records: Sequence[Record], notes: Notes, grams: Grid | None) -> lis
         Column("quartiles", _quartiles, 8),
         Column("x baseline", lambda r: ratio_text(r.ratio) if r.times else ""),
         Column("quartiles", _ratio_quartiles, 9),
-        Column("J/inference" if model else "J/call", lambda r: _joules(r, notes)),
     ]
+    if not model:
+        columns.append(Column("TOPS", _tera, 3))
+    columns.append(Column("J/inference" if model else "J/call", lambda r: _joules(r, notes)))
     if measured:
         columns += [
             Column("95 % interval", lambda r: _span(r, r.energy.joules, joules_text), 6),
@@ -212,6 +214,10 @@ def _quartiles(r: Record) -> str:
 
 def _ratio_quartiles(r: Record) -> str:
     return f"{r.ratio_low:.2f} - {r.ratio_high:.2f}" if r.spread else ""
+
+
+def _tera(r: Record) -> str:
+    return three_digits(r.flops / r.seconds / 1e12) if r.times and r.flops else ""
 
 
 def _few(r: Record) -> str:

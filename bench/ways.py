@@ -100,7 +100,7 @@ def output(case: Case, way: Way, device: Device) -> Tensor:
 
     Raises Unavailable or Refused where there is none.
     """
-    output = case.output(way.call())
+    output = case.output(way.finish(way.call()))
     device.executor.synchronize()
     return output
 

@@ -77,7 +77,7 @@ def test_a_quick_run_of_everything_has_a_budget_and_others_have_none():
 
 
 def entries(base=None, ours=None):
-    """Two shapes of one case, of which only one runs by default."""
+    """Three shapes of one case: one runs by default, one where the case or it is named."""
     ways = {
         "torch fp32": lambda: base or (lambda: torch.ones(4)),
         "ours": lambda: ours or (lambda: torch.ones(4)),
@@ -86,7 +86,11 @@ def entries(base=None, ours=None):
     def build(device):
         return Case(dtype="float32", flops=1000, bytes=500, tolerance=0.01, ways=ways)
 
-    return {("a_case", "small"): Entry(build, True), ("a_case", "large"): Entry(build, False)}
+    return {
+        ("a_case", "small"): Entry(build, True),
+        ("a_case", "large"): Entry(build, False),
+        ("a_case", "model-m1"): Entry(build, False, by_shape=True),
+    }
 
 
 @pytest.fixture
@@ -108,7 +112,14 @@ def test_selection_by_shape_with_a_pattern(only):
     assert chosen() == ["small"]
     assert chosen("a_case") == ["small", "large"]
     assert chosen("--shape", "l*") == ["large"]
-    assert chosen("--shape", "*") == ["small", "large"]
+    assert chosen("--shape", "*") == ["small", "large", "model-m1"]
+    assert chosen("a_case", "--shape", "model-*") == ["model-m1"]
+
+
+def test_an_unknown_shape_is_answered_with_the_few(capsys):
+    with pytest.raises(SystemExit):
+        options.parse(entries(), ["run", "--shape", "huge"])
+    assert "shapes are small, large (and more, see `list`)" in capsys.readouterr().err
 
 
 def test_the_command_runs_prints_and_writes(only, tmp_path, capsys):
@@ -122,6 +133,13 @@ def test_the_command_runs_prints_and_writes(only, tmp_path, capsys):
     facts = read[0].machine
     assert facts["torch"] == torch.__version__
     assert {"cpu", "cores", "threads", "gpu", "driver", "triton", "build", "commit"} <= set(facts)
+
+
+def test_joules_can_be_left_out(only, tmp_path):
+    file = tmp_path / "records.jsonl"
+    arguments = ["--no-joules", "--seconds", "0.01", "--rounds", "1", "--device", "cpu"]
+    assert command.main([*arguments, "--json", str(file)]) == 0
+    assert {(r.status, r.energy.reason) for r in record.read(file)} == {("timed", "--no-joules")}
 
 
 def test_without_a_command_it_runs(only, capsys):
@@ -145,7 +163,9 @@ def test_a_wrong_result_of_ours_fails_the_command(only, capsys):
 
 def test_list_names_cases_shapes_and_what_runs_by_default(only, capsys):
     assert command.main(["list"]) == 0
-    assert capsys.readouterr().out == "a_case\tsmall\na_case\tlarge\tnot by default\n"
+    assert capsys.readouterr().out == (
+        "a_case\tsmall\na_case\tlarge\tnot by default\na_case\tmodel-m1\tonly by --shape\n"
+    )
 
 
 @pytest.fixture

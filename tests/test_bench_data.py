@@ -17,11 +17,14 @@ from green_kernels.bench.cases.quantize_rows import quantize_rows
 SMALL = {
     "int8_linear": (int8_linear, (32, 64, 48, torch.float32)),
     "int8_linear bf16": (int8_linear, (32, 64, 48, torch.bfloat16)),
-    "int8_matmul": (int8_matmul, (32, 64, 48)),
+    "int8_matmul": (int8_matmul, (32, 64, 48, torch.float32)),
+    "int8_matmul bf16": (int8_matmul, (32, 64, 48, torch.bfloat16)),
     "overhead": (overhead, (1, 64, 64)),
     "quantize_rows": (quantize_rows, (32, 64)),
 }
-PEERS = ("torchao int8 compiled", "torch compiled", "ours triton")  # slow to build
+PEERS = (  # slow to build
+    "torchao int8 compiled", "torch compiled", "torch._int_mm compiled", "ours triton",
+)  # fmt: skip
 COUNTED = [torch.arange(12.0).view(2, 6), torch.arange(100.0, 120).view(5, 4)]
 
 
@@ -45,7 +48,7 @@ def errors(build, sizes):
         except Unavailable:
             continue
         way = way if isinstance(way, Way) else Way(way)
-        output = case.output(way.call())
+        output = case.output(way.finish(way.call()))
         expected = output if expected is None else expected
         accepted = case.tolerance if way.tolerance is None else way.tolerance
         found[name] = (case.error(output, expected), accepted)

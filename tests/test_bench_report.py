@@ -205,11 +205,18 @@ def test_a_narrow_terminal_leaves_columns_out_and_says_which(gpu):
     text = console.file.getvalue()
     table = [line for line in text.splitlines() if line[:1] in ("│", "┃")]
     assert max(map(len, table)) <= 100 and "…" not in text
-    assert (
-        "left out for want of width, a pipe has it: dtype, quartiles, quartiles, 95 % interval"
-        in text
-    )
+    left = "dtype, quartiles, quartiles, TOPS, 95 % interval"
+    assert f"left out for want of width, a pipe has it: {left}" in text
     assert "J/call" in table[0] and "pJ/FLOP" in table[0]
+
+
+def test_operations_a_second_are_those_of_the_mathematics():
+    r = make(flops=8_000_000_000, times=(4e-3,) * 5)
+    lines = report.report_text([r]).splitlines()
+    head = next(line for line in lines if "TOPS" in line)
+    row = next(line for line in lines if r.way in line)
+    cells = [[cell.strip() for cell in re.split("[│┃]", line)] for line in (head, row)]
+    assert dict(zip(*cells, strict=True))["TOPS"] == "2.00"
 
 
 def test_no_text_of_a_record_is_markup():

@@ -183,6 +183,27 @@ def test_ways_that_cannot_be_had_say_why(clock, ones):
     assert records["torch._int_mm"].reason == "RuntimeError: no kernel"
 
 
+def test_a_way_that_leaves_work_undone_is_checked_with_it_and_timed_without(clock, ones):
+    finished = []
+
+    def finish(output):
+        finished.append(output)
+        return output / 2
+
+    part, wrong = Counted(clock, 0.01, 2 * ones), Counted(clock, 0.01, ones)
+    base = make_case({"torch fp32": Counted(clock, 0.02, ones)})
+    ways = {
+        **base.ways,
+        "torch._int_mm bare": lambda: Way(part, finish=finish),
+        "ours": lambda: Way(wrong, finish=finish),
+    }
+    records = run(clock, dataclasses.replace(base, ways=ways))
+    assert records["ours"].status == "refused"
+    assert records["torch._int_mm bare"].error == 0
+    assert records["torch._int_mm bare"].seconds == pytest.approx(0.01)
+    assert len(finished) == 2 < part.calls
+
+
 def test_without_its_baseline_a_case_is_not_timed(clock, ones):
     def missing():
         raise Unavailable("no weights")

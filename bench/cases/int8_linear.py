@@ -8,6 +8,7 @@ from green_kernels import ops
 
 from .. import data, peers
 from ..case import Case, Way, case
+from ..shapes import SERVED
 from ..triton_way import triton
 
 SHAPES = {
@@ -24,6 +25,7 @@ WAYS = (
     "quantize_dynamic (onednn)",
     "torchao int8",
     "torchao int8 compiled",
+    "bitsandbytes int8",
     "torch._int_mm",
     "ours",
     "ours triton",
@@ -43,6 +45,7 @@ def tolerance(x: Tensor, w: Tensor, bias: Tensor) -> float:
 
 @case(ways=WAYS, **{name: (*shape, torch.float32) for name, shape in SHAPES.items()})
 @case(default=False, **{f"{name}-bf16": (*s, torch.bfloat16) for name, s in SHAPES.items()})
+@case(by_shape=True, **{name: (*shape, torch.bfloat16) for name, shape in SERVED.items()})
 def int8_linear(m, k, n, dtype, device):
     """y = x @ w.T + bias, w within the rounding of int8, in and out in dtype."""
     x = data.activations(m, k, device).to(dtype)
@@ -61,14 +64,22 @@ def int8_linear(m, k, n, dtype, device):
     def torchao_compiled():
         return of(peers.torchao_compiled(linear, lambda layer: layer(x)))
 
-    def int_mm():
-        def call():
-            amax = x.float().abs().amax(1, keepdim=True).clamp(min=2.0**-100)
-            x_q = (x * (127 / amax)).round().clamp(-127, 127).to(torch.int8)
-            acc = peers.int_mm(x_q, w_q).float()
-            return (acc * (amax / 127) * w_scale + bias).to(dtype)
+    def bitsandbytes():
+        x_16, layer = x.half(), peers.bitsandbytes(linear, device)
+        return Way(lambda: layer(x_16), dtype="float16")
 
-        return call
+    def whole(x, w_q):
+        amax = x.float().abs().amax(1, keepdim=True).clamp(min=2.0**-100)
+        x_q = (x * (127 / amax)).round().clamp(-127, 127).to(torch.int8)
+        acc = torch._int_mm(x_q, w_q.t()).float()
+        return (acc * (amax / 127) * w_scale + bias).to(dtype)
+
+    def int_mm(compiled=False):
+        peers.check_int_mm(x, w_q)
+        function = whole
+        if compiled:
+            function = peers.compiled(whole, lambda function: function(x, w_q))
+        return lambda: function(x, w_q)
 
     def ours():
         w_packed = ops.pack_weight(w_q)
@@ -80,12 +91,16 @@ def int8_linear(m, k, n, dtype, device):
         "quantize_dynamic (onednn)": lambda: of(peers.quantize_dynamic(linear, device)),
         "torchao int8": lambda: of(peers.torchao(linear)),
         "torchao int8 compiled": torchao_compiled,
+        "bitsandbytes int8": bitsandbytes,
         "torch._int_mm": int_mm,
+        "torch._int_mm compiled": lambda: int_mm(compiled=True),
         "ours": ours,
         "ours triton": lambda: triton(ours(), device),
     }
     if dtype != torch.float32:  # quantize_dynamic takes float32 only
         del ways["torch fp32"], ways["quantize_dynamic (onednn)"]
+    else:  # on a CPU: three minutes for all cases are too few to compile once more in
+        del ways["torch._int_mm compiled"]
     size = x.element_size()
     return Case(
         dtype=str(dtype).removeprefix("torch."),
