@@ -28,6 +28,7 @@ class Subject:
 
     architecture: for which alone they are compiled, and `device` runs it
     calls: yields (op, arguments), drawn anew each time
+    plan: of every product; None for what the chooser takes
     slighter: {file: {piece: what stands there instead}}, which leaves the kernel right but makes it
         quick to compile and to run
     """
@@ -36,6 +37,7 @@ class Subject:
     architecture: str
     device: emulator.Device
     calls: Callable[[], Iterable]
+    plan: object = None
     slighter: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
@@ -45,14 +47,12 @@ class Mutant:
 
     by: words of the emulator's error, as a regular expression; or VALUES where nothing is illegal
         and only the result is wrong, or CONFLICTS where that is right and only shared memory slower
-    plan: of every product; None for what the chooser takes
     """
 
     subject: Subject
     file: str
     pieces: dict[str, str]
     by: str
-    plan: object = None
 
 
 def replace_in(path, pieces):
@@ -82,8 +82,9 @@ def load(subject, file=None, pieces=None):
     return emulator.load("_kernels", build.build_kernels("mutant", {subject.source: made}, runtime))
 
 
-def symptom(subject, ops):
+def symptom(subject, module):
     """What is seen of a kernel in a run over the subject's calls, or None."""
+    ops = CudaOps(subject.device, lambda: module, subject.plan)
     for op, args in subject.calls():
         try:
             actual, expected = getattr(ops, op.__name__)(*args), op.reference(*args)
@@ -102,17 +103,16 @@ def symptom(subject, ops):
 
 def check_is_caught(mutant):
     module = load(mutant.subject, mutant.file, mutant.pieces)
-    ops = CudaOps(mutant.subject.device, lambda: module, mutant.plan)
     for _ in range(TRIES):
-        seen = symptom(mutant.subject, ops)
+        seen = symptom(mutant.subject, module)
         if seen:
             assert re.search(mutant.by, seen), seen
             return
     pytest.fail(f"not caught in {TRIES} tries")
 
 
-def check_is_right(subject, plan=None):
+def check_is_right(subject):
     """Of the kernel with no mistake, there is none to be seen."""
     module = load(subject)
     for _ in range(TRIES):
-        assert symptom(subject, CudaOps(subject.device, lambda: module, plan)) is None
+        assert symptom(subject, module) is None
