@@ -1,70 +1,68 @@
-"""Mutants of the CUDA kernels: each has one mistake, and the emulator must find it.
+"""Mutants of the CUDA kernels for every GPU: each has one mistake, which the emulator must find."""
 
-A mutant is the source with a piece replaced. `by` is what finds it: words of the emulator's error,
-or VALUES where nothing is illegal and only the result is wrong, or CONFLICTS where the result is
-right and only shared memory is slower.
-"""
-
-import re
-import shutil
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 
 import emulator
 import pytest
 import torch
-from emulator import build
-from emulator.cuda_ops import CudaOps
+from emulator.mutants import CONFLICTS, VALUES, Mutant, Subject, check_is_caught, check_is_right
 
 from green_kernels._C import plans
 from green_kernels.ops import int8_matmul, quantize_rows
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
-VALUES, CONFLICTS = "values differ", "bank conflicts"
 RACE = "race: "
 EARLY = "has yet to write"  # what an asynchronous copy writes was touched before its wait
 OUTSIDE = "outside all buffers"
-SMALL_TILE = 5  # 16 rows, 64 columns
-TRIES = 12  # schedules, with their seeds; most mutants fall to the first
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """A file of csrc/, pieces of it with what stands there instead, and what must find that."""
+def matmul_calls():
+    """Tails in M, N and K, several steps of K; rows for vectors; sums that no float32 holds."""
+    for M, N, K, least in ((70, 75, 400, -127), (40, 72, 1000, -127), (5, 46, 3000, 64)):
+        x_q = torch.randint(least, 128, (M, K), dtype=torch.int8)
+        w_q = torch.randint(least, 128, (N, K), dtype=torch.int8)
+        rest = torch.rand(N), torch.randn(N), torch.randn(M, N)
+        yield int8_matmul, (x_q, torch.rand(M), w_q, *rest)
 
-    file: str
-    pieces: dict[str, str]
-    by: str
-    splits: int = 0  # into how many parts K goes; 0 for what the chooser takes
+
+def quantize_calls():
+    for shape in ((3, 1500), (9, 77), (4, 1604), (2, 2048)):
+        yield quantize_rows, (torch.randn(shape) * torch.randint(1, 2**20, shape),)
+    yield quantize_rows, (torch.tensor([[1.0, torch.inf, 2.0], [1.0, 2.0, 3.0]]),)
 
 
-def matmul(old, new, by):
-    return Mutant("cuda/int8_matmul_mma.cu", {old: new}, by)
+MATMUL = Subject("int8_matmul_mma.cu", "80", emulator.A100, matmul_calls)
+SPLIT = replace(MATMUL, plan=plans.Plan(plans.Kernel.mma, 5, 4))  # a tile of 16 rows, 64 columns
+QUANTIZE = Subject("quantize_rows.cu", "80", emulator.A100, quantize_calls)
+
+
+def matmul(old, new, by, file="int8_matmul_mma.cu"):
+    return Mutant(MATMUL, file, {old: new}, by)
 
 
 def split(old, new, by):
-    return Mutant("cuda/int8_matmul_mma.cu", {old: new}, by, splits=4)
+    return Mutant(SPLIT, MATMUL.source, {old: new}, by)
 
 
 def schedule(old, new, by):
-    return Mutant("cuda/int8_matmul_schedule.h", {old: new}, by)
+    return matmul(old, new, by, "int8_matmul_schedule.h")
 
 
 def ptx(old, new, by):
-    return Mutant("cuda/ptx.cuh", {old: new}, by)
+    return matmul(old, new, by, "ptx.cuh")
 
 
 def epilogue(old, new, by):
-    return Mutant("cuda/epilogue.cuh", {old: new}, by)
+    return matmul(old, new, by, "epilogue.cuh")
 
 
 def row(old, new, by):
-    return Mutant("cuda/quantize_row.cuh", {old: new}, by)
+    return Mutant(QUANTIZE, "quantize_row.cuh", {old: new}, by)
 
 
 def quantize(old, new, by, **more):
-    return Mutant("cuda/quantize_rows.cu", {old: new} | more, by)
+    return Mutant(QUANTIZE, "quantize_rows.cu", {old: new} | more, by)
 
 
 FEW_BLOCKS = {"kMaxBlocks = 1 << 20": "kMaxBlocks = 1"}  # so that a block has several rows
@@ -244,84 +242,11 @@ MUTANTS = {
 }
 
 
-def folder_of(mutant, to):
-    """A copy of what of csrc/ the CUDA kernels need, with the mutant's pieces replaced."""
-    shutil.copytree(build.CSRC, to, ignore=shutil.ignore_patterns("cpu", "*.cpp"))
-    path = to / mutant.file
-    text = path.read_text()
-    for old, new in mutant.pieces.items():
-        assert text.count(old) == 1 or old.startswith("__"), f"{mutant.file} has not one {old!r}"
-        text = text.replace(old, new)
-    path.write_text(text)
-    return to
-
-
-@pytest.fixture(scope="module")
-def mutants(tmp_path_factory):
-    """{name: the path of its launchers}, built side by side."""
-    folder, emulated = tmp_path_factory.mktemp("mutants"), emulator.runtime().__file__
-
-    def make(item):
-        number, mutant = item
-        name = f"mutant{number}"
-        csrc = folder_of(mutant, folder / name / "csrc")
-        return build.build_kernels(csrc, name, ["80"], emulated)
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(MUTANTS, pool.map(make, enumerate(MUTANTS.values())), strict=True))
-
-
-def matmul_arguments():
-    """Tails in M, N and K, several steps of K; rows for vectors; sums that no float32 holds."""
-    for M, N, K, least in ((70, 75, 400, -127), (40, 72, 1000, -127), (5, 46, 3000, 64)):
-        x_q = torch.randint(least, 128, (M, K), dtype=torch.int8)
-        w_q = torch.randint(least, 128, (N, K), dtype=torch.int8)
-        yield x_q, torch.rand(M), w_q, torch.rand(N), torch.randn(N), torch.randn(M, N)
-
-
-def quantize_arguments():
-    for shape in ((3, 1500), (9, 77), (4, 1604), (2, 2048)):
-        yield (torch.randn(shape) * torch.randint(1, 2**20, shape),)
-    yield (torch.tensor([[1.0, torch.inf, 2.0], [1.0, 2.0, 3.0]]),)
-
-
-def symptom(mutant, ops):
-    """What is seen of a mutant in a run over the arguments, or None."""
-    is_matmul = "quantize" not in mutant.file
-    op, arguments = (
-        (int8_matmul, matmul_arguments) if is_matmul else (quantize_rows, quantize_arguments)
-    )
-    for args in arguments():
-        try:
-            actual, expected = getattr(ops, op.__name__)(*args), op.reference(*args)
-        except emulator.runtime().EmulatorError as error:
-            return str(error)
-        for a, e in zip(*((t,) if is_matmul else t for t in (actual, expected)), strict=True):
-            if not torch.equal(a.nan_to_num(), e.nan_to_num()) or not torch.equal(
-                a.isnan(), e.isnan()
-            ):
-                return VALUES
-        if any(entry["wavefronts"] > entry["least"] for entry in ops.traffic):
-            return CONFLICTS
-    return None
-
-
 @pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_caught(name, mutants):
-    mutant = MUTANTS[name]
-    module = emulator.load("_kernels", mutants[name])
-    splitting = plans.Plan(plans.Kernel.mma, SMALL_TILE, mutant.splits) if mutant.splits else None
-    ops = CudaOps(emulator.A100, lambda: module, splitting)
-    for _ in range(TRIES):
-        seen = symptom(mutant, ops)
-        if seen:
-            assert re.search(mutant.by, seen), seen
-            return
-    pytest.fail(f"not caught in {TRIES} tries")
+def test_mutant_is_caught(name):
+    check_is_caught(MUTANTS[name])
 
 
-def test_there_is_no_false_alarm():
-    ops = CudaOps(emulator.A100)
-    for _ in range(TRIES):
-        for mutant in (MUTANTS["operands of B exchanged"], MUTANTS["rounding towards zero"]):
-            assert symptom(mutant, ops) is None
+@pytest.mark.parametrize("subject", [MATMUL, SPLIT, QUANTIZE], ids=["matmul", "split", "quantize"])
+def test_there_is_no_false_alarm(subject):
+    check_is_right(subject)

@@ -85,10 +85,9 @@ def runtime():
 
 
 @cache
-def kernels(csrc=build.CSRC, name="kernels", architectures=build.ARCHITECTURES):
-    """The module _kernels of the sources in a folder like csrc, built where it must be."""
-    path = build.build_kernels(csrc, name, architectures, runtime().__file__)
-    return load("_kernels", path)
+def kernels():
+    """The module _kernels, built where it must be."""
+    return load("_kernels", build.build_kernels(emulator=runtime().__file__))
 
 
 def library(sources, name, architectures=build.ARCHITECTURES):

@@ -70,15 +70,28 @@ Options options_of(uint64_t seed, const std::string& trace, uint64_t max_instruc
   return options;
 }
 
-void launch_ptx(const std::string& ptx, const std::string& kernel, Sizes grid, Sizes block,
-                Sizes cluster, uint32_t shared, const py::list& arguments, uint64_t seed,
-                const std::string& trace, uint64_t max_instructions) {
+Launch launch_of(const std::string& ptx, const std::string& kernel, Sizes grid, Sizes block,
+                 Sizes cluster, uint32_t shared, const py::list& arguments) {
   Launch launch;
   launch.program = std::make_shared<const Program>(build(parse(ptx), kernel));
   launch.grid = grid, launch.block = block, launch.cluster = cluster;
   launch.dynamic_shared = shared;
   launch.parameters = laid_out(*launch.program, arguments);
-  runtime().run(launch, options_of(seed, trace, max_instructions));
+  return launch;
+}
+
+void launch_ptx(const std::string& ptx, const std::string& kernel, Sizes grid, Sizes block,
+                Sizes cluster, uint32_t shared, const py::list& arguments, uint64_t seed,
+                const std::string& trace, uint64_t max_instructions) {
+  runtime().run(launch_of(ptx, kernel, grid, block, cluster, shared, arguments),
+                options_of(seed, trace, max_instructions));
+}
+
+void enqueue_ptx(const std::string& ptx, const std::string& kernel, Sizes grid, Sizes block,
+                 const py::list& arguments, bool overlaps) {
+  Launch launch = launch_of(ptx, kernel, grid, block, {1, 1, 1}, 0, arguments);
+  launch.overlaps = overlaps;
+  runtime().launches.push_back({nullptr, std::move(launch)});
 }
 
 py::list traffic_dicts() {
@@ -115,6 +128,11 @@ PYBIND11_MODULE(_emulator, m) {
   m.def("launch", &launch_ptx, "Runs a kernel of PTX text to its end.", "ptx"_a, "kernel"_a,
         "grid"_a, "block"_a, "cluster"_a = Sizes{1, 1, 1}, "shared"_a = 0,
         "arguments"_a = py::list(), "seed"_a = 0, "trace"_a = "", "max_instructions"_a = 0);
+
+  m.def(
+      "enqueue", &enqueue_ptx,
+      "Launches it on the default stream; `overlaps` where it may begin before the last has ended.",
+      "ptx"_a, "kernel"_a, "grid"_a, "block"_a, "arguments"_a = py::list(), "overlaps"_a = false);
 
   m.def("register_buffer", [](uintptr_t address, uint64_t nbytes, bool writable) {
     register_buffer(pointer(address), nbytes, writable);

@@ -149,13 +149,7 @@ def architectures_of(source, architectures):
 
 
 def compile_cu(source, architectures=ARCHITECTURES):
-    """An object of a .cu; that of the original where this copy of it is no different.
-
-    Line numbers in it name the file, which should not be a mutant's temporary copy.
-    """
-    original = CSRC / "cuda" / source.name
-    if original.exists() and sources_of(original) == sources_of(source):
-        source = original
+    """An object of a .cu."""
     architectures = architectures_of(source, architectures)
     codes = [f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in architectures]
     command = [find_toolkit() / "bin/nvcc", *nvcc_flags(), *NVCC_CODE, *codes, "-c", source]
@@ -196,14 +190,16 @@ def build_fuzz():
     return link("fuzz", emulator_objects(RUNTIME, SANITIZE_FLAGS), SANITIZE_FLAGS)
 
 
-def build_kernels(csrc=CSRC, name="kernels", architectures=ARCHITECTURES, emulator=None):
-    """The path of _kernels, made of the kernels in the folder `csrc`; `name` is for the file's.
+def build_kernels(name="kernels", instead=None, emulator=None):
+    """The path of _kernels; `name` is for its file's.
+
+    instead: {a source's name: the object that takes its place}
 
     It needs the emulator's library, by its path, and finds CUDA's functions there.
     """
-    sources = sorted(Path(csrc).resolve().glob("cuda/*.cu"))
-    sources = [source for source in sources if architectures_of(source, architectures)]
-    objects = in_parallel(lambda path: compile_cu(path, architectures), sources)
+    instead = instead or {}
+    sources = sorted(CSRC.glob("cuda/*.cu"))
+    objects = in_parallel(lambda path: instead.get(path.name) or compile_cu(path), sources)
     return link(
         f"{name}.so", [compile_cpp(KERNELS_BINDING), *objects, emulator or build_emulator()]
     )

@@ -77,11 +77,14 @@ void decode_setmaxnreg(Modifiers& modifiers, Instruction& instruction) {
   };
 }
 
-// Grids run one after the other, which programmatic launches may always do.
+// Grids run one after the other, which programmatic launches may always do; grid_order.cpp knows
+// what they could not tell if they did not.
 void decode_griddepcontrol(Modifiers& modifiers, Instruction& instruction) {
-  modifiers.take_one({"launch_dependents", "wait"});
+  const bool waits = modifiers.take_one({"launch_dependents", "wait"}) == "wait";
   expect_operands(instruction, 0, 0);
-  instruction.run = [](Warp&, const Instruction&) {};
+  instruction.run = [=](Warp& warp, const Instruction&) {
+    if (waits) wait_for_grid_before(warp);
+  };
 }
 
 void decode_nanosleep(Modifiers& modifiers, Instruction& instruction) {

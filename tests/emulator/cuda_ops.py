@@ -171,4 +171,4 @@ class CudaOps:
 
 def raise_if(error):
     if error is not None:
-        raise RuntimeError(error)
+        raise RuntimeError(emulator.runtime().last_failure() or error)

@@ -59,32 +59,47 @@ bool read_attributes(const cudaLaunchConfig_t& config, Launch& launch) {
     const auto& size = attribute.val.clusterDim;
     if (attribute.id == cudaLaunchAttributeClusterDimension)
       launch.cluster = {size.x, size.y, size.z};
-    else if (attribute.id != cudaLaunchAttributeProgrammaticStreamSerialization &&
-             attribute.id != cudaLaunchAttributeIgnore)
+    else if (attribute.id == cudaLaunchAttributeProgrammaticStreamSerialization)
+      launch.overlaps = attribute.val.programmaticStreamSerializationAllowed != 0;
+    else if (attribute.id != cudaLaunchAttributeIgnore)
       return false;
   }
   return true;
 }
 
-void run_next(Runtime& r, const Launch& launch) {
+// `in_flight` is what the grids of its stream access that may be at work when it begins: the one
+// before it and, where that is a programmatic launch too, those before that.
+void run_next(Runtime& r, const Launch& launch, bool is_overlapped, GlobalAccesses& in_flight) {
+  if (!launch.overlaps) in_flight = {};
+  GlobalAccesses accesses;
   Options options = r.options;
   const uint64_t index = r.started++;
   options.seed += index * 0x9e3779b97f4a7c15;  // so that launch 1 of a seed is not 0 of the next
   try {
-    r.run(launch, options);
+    r.run(launch, options, launch.overlaps ? &in_flight : nullptr,
+          is_overlapped ? &accesses : nullptr);
   } catch (const std::exception& failure) {
     fail("launch " + std::to_string(index) + " of seed " + std::to_string(r.options.seed) + ": " +
          failure.what());
   }
+  in_flight.reads.add(accesses.reads);
+  in_flight.writes.add(accesses.writes);
 }
 
 // Runs the first `ordered` of the launches that are queued, and of the others those of `stream`.
 cudaError_t synchronise(Runtime& r, size_t ordered, cudaStream_t stream) {
   auto launches = std::exchange(r.launches, {});
+  std::map<cudaStream_t, GlobalAccesses> in_flight;
+  const auto is_overlapped = [&](size_t i) {
+    const auto next =
+        std::find_if(launches.begin() + i + 1, launches.end(),
+                     [&](const auto& later) { return later.first == launches[i].first; });
+    return next != launches.end() && next->second.overlaps;
+  };
   try {
     for (size_t i = 0; i < launches.size(); ++i)
       if (i < ordered || launches[i].first == stream)
-        run_next(r, launches[i].second);
+        run_next(r, launches[i].second, is_overlapped(i), in_flight[launches[i].first]);
       else
         r.launches.push_back(std::move(launches[i]));
   } catch (const std::exception& failure) {
@@ -140,8 +155,10 @@ void Runtime::set_device(const Device& wanted) {
   if (known == devices.end()) devices.push_back(wanted);
 }
 
-void Runtime::run(const Launch& launch, const Options& options) {
+void Runtime::run(const Launch& launch, const Options& options, const GlobalAccesses* before,
+                  GlobalAccesses* accesses) {
   Machine machine(options);
+  machine.before = before, machine.accesses = accesses;
   machine.traffic.swap(traffic);  // which it adds to
   machine.run(launch);
   machine.traffic.swap(traffic);

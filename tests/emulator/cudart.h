@@ -62,7 +62,9 @@ struct Runtime {
 
   // Runs a kernel at once, on no stream, with these very options, and counts its traffic. (If it
   // fails, what was counted is lost.)
-  void run(const Launch& launch, const Options& options);
+  // before, accesses: as a Machine has them.
+  void run(const Launch& launch, const Options& options, const GlobalAccesses* before = nullptr,
+           GlobalAccesses* accesses = nullptr);
 
   // Forgets what is queued, failed and counted. What was said of devices and kernels stays, since
   // launchers remember having said it.

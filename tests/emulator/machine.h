@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "clock.h"
+#include "grid_order.h"
 #include "program.h"
 #include "shared_memory.h"
 
@@ -155,6 +156,7 @@ class Warp {
   std::shared_ptr<WgmmaOfWarp> wgmma;
   uint64_t cluster_generation = 0;  // of the cluster's barrier, which it waits for
   int max_registers = 0;            // as setmaxnreg says; 0 before
+  uint32_t waited_for_grid = 0;     // lanes, by griddepcontrol.wait
 
  private:
   void step(Split& split, uint32_t mask);
@@ -220,6 +222,7 @@ struct Cluster {
   Barrier barrier;
   int actors = 0;
   std::vector<AsyncPointer> in_flight;  // asynchronous operations that have not taken effect
+  std::vector<Epoch> grid_waits;        // griddepcontrol.wait, of each thread
 };
 
 // What a kernel is launched with.
@@ -227,6 +230,7 @@ struct Launch {
   std::shared_ptr<const Program> program;
   std::array<uint32_t, 3> grid{1, 1, 1}, block{1, 1, 1}, cluster{1, 1, 1};
   uint32_t dynamic_shared = 0;
+  bool overlaps = false;            // may begin before the launch before it has ended
   std::vector<uint8_t> parameters;  // as the program lays them out
 };
 
@@ -267,6 +271,8 @@ struct Machine {
   std::mt19937_64 dice;
   double eagerness = 0.5;  // with which asynchronous operations take effect before they must
   const Launch* launch = nullptr;
+  const GlobalAccesses* before = nullptr;  // of grids that may be at work; null where none is
+  GlobalAccesses* accesses = nullptr;      // of this one, where somebody asks
   std::vector<std::array<Traffic, 2>> traffic_by_pc;  // of shared and of global memory
   uint64_t executed = 0;                              // instructions of warps
   std::map<std::tuple<std::string, int, std::string>, Traffic> traffic;  // by file, line, kind

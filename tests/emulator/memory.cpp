@@ -92,6 +92,7 @@ uint8_t* plain_bytes(Warp& warp, Space space, int lane, uint64_t address, uint32
             (writes && readable ? "in a buffer that may only be read" : "outside all buffers"),
         lane);
   }
+  order_access(warp, lane, address, size, writes);
   return reinterpret_cast<uint8_t*>(address);
 }
 

@@ -1,0 +1,118 @@
+"""Mutants: kernels with one mistake each, to see whether the emulator finds it.
+
+A mutant is a copy of csrc/ with a piece of it replaced, of which one .cu is compiled and takes the
+place of the kernels' own.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+
+import emulator
+
+from . import build
+from .cuda_ops import CudaOps
+
+VALUES, CONFLICTS = "values differ", "bank conflicts"
+TRIES = 12  # schedules, with their seeds; most mutants fall to the first
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A .cu of csrc/cuda whose mutants are made, and how they are run.
+
+    architecture: for which alone they are compiled, and `device` runs it
+    calls: yields (op, arguments), drawn anew each time
+    plan: of every product; None for what the chooser takes
+    slighter: {file: {piece: what stands there instead}}, which leaves the kernel right but makes it
+        quick to compile and to run
+    """
+
+    source: str
+    architecture: str
+    device: emulator.Device
+    calls: Callable[[], Iterable]
+    plan: object = None
+    slighter: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """Pieces of a file of csrc/cuda with what stands there instead, and what must find that.
+
+    by: words of the emulator's error, as a regular expression; or VALUES where nothing is illegal
+        and only the result is wrong, or CONFLICTS where that is right and only shared memory slower
+    """
+
+    subject: Subject
+    file: str
+    pieces: dict[str, str]
+    by: str
+
+
+def replace_in(path, pieces):
+    text = path.read_text()
+    for old, new in pieces.items():
+        assert text.count(old) == 1 or old.startswith("__"), f"{path.name} has not one {old!r}"
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+def load(subject, file=None, pieces=None):
+    """The module _kernels with `pieces` of a file replaced; without a file, as it is right."""
+    if not file and not subject.slighter:
+        return emulator.kernels()
+    with TemporaryDirectory() as folder:
+        csrc = shutil.copytree(
+            build.CSRC, f"{folder}/csrc", ignore=shutil.ignore_patterns("cpu", "*.cpp", "*.cu")
+        )
+        cuda = build.Path(csrc, "cuda")
+        shutil.copy(build.CSRC / "cuda" / subject.source, cuda)
+        for name, slighter in subject.slighter.items():
+            replace_in(cuda / name, slighter)
+        if file:
+            replace_in(cuda / file, pieces)
+        made = build.compile_cu(cuda / subject.source, [subject.architecture])
+    runtime = emulator.runtime().__file__
+    return emulator.load("_kernels", build.build_kernels("mutant", {subject.source: made}, runtime))
+
+
+def symptom(subject, module):
+    """What is seen of a kernel in a run over the subject's calls, or None."""
+    ops = CudaOps(subject.device, lambda: module, subject.plan)
+    for op, args in subject.calls():
+        try:
+            actual, expected = getattr(ops, op.__name__)(*args), op.reference(*args)
+        except RuntimeError as error:  # the emulator's, or what CUDA says of a launch
+            return str(error)
+        both = ((actual,), (expected,)) if isinstance(actual, torch.Tensor) else (actual, expected)
+        for a, e in zip(*both, strict=True):
+            if not torch.equal(a.nan_to_num(), e.nan_to_num()) or not torch.equal(
+                a.isnan(), e.isnan()
+            ):
+                return VALUES
+        if any(entry["wavefronts"] > entry["least"] for entry in ops.traffic):
+            return CONFLICTS
+    return None
+
+
+def check_is_caught(mutant):
+    module = load(mutant.subject, mutant.file, mutant.pieces)
+    for _ in range(TRIES):
+        seen = symptom(mutant.subject, module)
+        if seen:
+            assert re.search(mutant.by, seen), seen
+            return
+    pytest.fail(f"not caught in {TRIES} tries")
+
+
+def check_is_right(subject):
+    """Of the kernel with no mistake, there is none to be seen."""
+    module = load(subject)
+    for _ in range(TRIES):
+        assert symptom(subject, module) is None
