@@ -135,6 +135,16 @@ void check_int8_linear(const Tensor& x, const Tensor& w_q, const Tensor& w_scale
   check_matrices(x, w_q, w_scale, bias, residual, "x");
 }
 
+void check_int8_weight_linear(const Tensor& x, const Tensor& w_q, const Tensor& w_scale,
+                              const OptTensor& bias, const OptTensor& residual,
+                              const OptTensor& w_packed) {
+  check_int8_linear(x, w_q, w_scale, bias, residual);
+  if (!w_packed) return;
+  check_device(x, *w_packed, "x", "w_packed");
+  check_dtype(*w_packed, ScalarType::Char, "w_packed");
+  check_shape(*w_packed, {w_q.size(0), round_up(w_q.size(1), kChunk)}, "w_packed");
+}
+
 std::vector<int64_t> sizes_without_last(const Tensor& x) {
   const auto sizes = x.sizes();
   return {sizes.begin(), sizes.end() - 1};

@@ -52,6 +52,9 @@ void check_int8_matmul(const Tensor& x_q, const Tensor& x_scale, const Tensor& w
                        const Tensor& w_scale, const OptTensor& bias, const OptTensor& residual);
 void check_int8_linear(const Tensor& x, const Tensor& w_q, const Tensor& w_scale,
                        const OptTensor& bias, const OptTensor& residual);
+void check_int8_weight_linear(const Tensor& x, const Tensor& w_q, const Tensor& w_scale,
+                              const OptTensor& bias, const OptTensor& residual,
+                              const OptTensor& w_packed);
 
 // An error unless x, of that name, is where a kernel runs.  An opaque w_packed, or a CUDA one,
 // brings a call to its kernel whatever x is.

@@ -22,6 +22,8 @@ enum class Act : int { kNone, kRelu, kGelu, kGeluTanh, kSilu };
 
 constexpr int kInt8Max = 127;
 
+constexpr int kChunk = 16;  // bytes that CUDA kernels move at a time: rows of int8 begin there
+
 // The longest sum of products of two values in [-127, 127] that an int32 holds for certain.
 constexpr int64_t kMaxK = 2147483647 / (kInt8Max * kInt8Max);
 static_assert(kMaxK == 133144);

@@ -79,8 +79,9 @@ def arguments_of(op, packed):
     if op == "quantize_rows":
         return (x,), {}
     w_q, w_scale = gk.ops.quantize_rows(w)
-    left = (x,) if op == "int8_linear" else gk.ops.quantize_rows(x)
-    return (*left, w_q, w_scale), {"w_packed": gk.ops.pack_weight(w_q) if packed else None}
+    left = gk.ops.quantize_rows(x) if op == "int8_matmul" else (x,)
+    pack = gk.ops.pad_weight if op == "int8_weight_linear" else gk.ops.pack_weight
+    return (*left, w_q, w_scale), {"w_packed": pack(w_q) if packed else None}
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "as it is"])

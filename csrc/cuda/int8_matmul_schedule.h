@@ -24,7 +24,6 @@ struct Tile {
 };
 
 constexpr int kWarpSize = 32;
-constexpr int kChunk = 16;  // bytes, what cp.async and ldmatrix move at a time
 constexpr int kMmaM = 16, kMmaN = 8, kMmaK = 32;  // what one mma multiplies
 
 // A (64, 64) share for a warp is the largest whose sums stay in registers, and the larger the share

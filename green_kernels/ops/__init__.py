@@ -3,7 +3,8 @@
 from green_kernels.ops._op import BACKENDS, OPS, use
 from green_kernels.ops.int8_linear import int8_linear
 from green_kernels.ops.int8_matmul import ACTIVATIONS, MAX_K, int8_matmul
-from green_kernels.ops.pack import is_fast_on_cpu, pack_weight
+from green_kernels.ops.int8_weight_linear import int8_weight_linear
+from green_kernels.ops.pack import is_fast_on_cpu, pack_weight, pad_weight
 from green_kernels.ops.quantize_rows import quantize_rows
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "OPS",
     "int8_linear",
     "int8_matmul",
+    "int8_weight_linear",
     "is_fast_on_cpu",
     "pack_weight",
+    "pad_weight",
     "quantize_rows",
     "use",
 ]

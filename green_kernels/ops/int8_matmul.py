@@ -74,6 +74,11 @@ def int8_matmul(
     """
     sums = x_q.double() @ w_q.double().T  # float64 holds the int32 sums exactly
     y = sums.float() * x_scale[..., None]
+    return finish(y, w_scale, bias, residual, act, out_dtype or torch.float32)
+
+
+def finish(y, w_scale, bias, residual, act, out_dtype):
+    """Return act(y * w_scale + bias) + residual, in float32 up to the rounding to out_dtype."""
     y = y * w_scale
     if bias is not None:
         y = y + bias.float()
@@ -81,7 +86,7 @@ def int8_matmul(
     y = activate(y.double()).float()
     if residual is not None:
         y = y + residual.float()
-    return y.to(out_dtype or torch.float32)
+    return y.to(out_dtype)
 
 
 @int8_matmul.check

@@ -15,7 +15,7 @@ from green_kernels._C import plans
 
 ACTS = ("none", "relu", "gelu", "gelu_tanh", "silu")  # Act of csrc/types.h
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # Float of csrc/types.h
-CHUNK = 16  # bytes: rows of int8 begin at multiples of them, as kChunk of the schedule says
+CHUNK = 16  # bytes: rows of int8 begin at multiples of them, as kChunk of csrc/types.h says
 SM_COUNTS = (1, 4, 132)  # few of them make the launcher prefer large tiles
 
 
