@@ -12,17 +12,13 @@
 
 namespace green_kernels {
 
-constexpr int kStepK = 64;      // values of K in a step
-constexpr int kStepMmas = 4;    // mmas deep in it
-constexpr int kLaneK = 16;      // values of a row in a step that a lane holds
-constexpr int kHalfChunks = 2;  // chunks that these are where x has 16 bits
+constexpr int kStepK = 64;    // values of K in a step
+constexpr int kStepMmas = 4;  // mmas deep in it
+constexpr int kLaneK = 16;    // values of a row in a step that a lane holds
 
-// Which of the 64 value `k` of mma `mma` is, k as the ISA counts: 2 * (lane % 4) + 8 * pair + 0 or
-// 1, where `pair` is the register of B, or half that of A.
-HOST_DEVICE constexpr int step_k(int mma, int k) {
-  const int lane = k % 8 / 2, pair = k / 8;
-  return lane * kLaneK + mma * 4 + pair * 2 + k % 2;
-}
+// The first of the two values, of a lane's 16, that mma `mma` takes from register `pair` of B, and
+// from registers 2 * pair and 2 * pair + 1 of A.
+HOST_DEVICE constexpr int mma_values(int mma, int pair) { return mma * 4 + pair * 2; }
 
 // The row of 8 whose values a lane holds, and the first of its chunks, of `chunks` a row.
 HOST_DEVICE constexpr Place held_chunk(int lane, int chunks) {

@@ -43,9 +43,10 @@ struct XRow {
   // of float32. Infinity is its own leading bits; NaN may leave NaN.
   __device__ __forceinline__ void take(int mma, uint32_t (&b)[2]) {
     if constexpr (kParts == 1) {
-      b[0] = words[mma * 2], b[1] = words[mma * 2 + 1];
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair) b[pair] = words[mma_values(mma, pair) / 2];
     } else {
-      uint32_t* const four = words + mma * 4;
+      uint32_t* const four = words + mma_values(mma, 0);
       b[0] = __byte_perm(four[0], four[1], 0x7632);
       b[1] = __byte_perm(four[2], four[3], 0x7632);
 #pragma unroll
@@ -91,13 +92,14 @@ __global__ void __launch_bounds__(kSkinnyWarps* kWarpSize, 2)
 
   float sums[kSlices][4] = {};
   const auto multiply = [&](int step, const uint4(&weights)[2]) {
-    const auto words = as_bits<Vector<uint32_t, 8>>(weights).values;
     uint32_t a[kStepMmas][4];
 #pragma unroll
-    for (int mma = 0; mma < kStepMmas; ++mma) {
-      widen_int8<Mma>(words[mma], a[mma][0], a[mma][2]);
-      widen_int8<Mma>(words[mma + 4], a[mma][1], a[mma][3]);
-    }
+    for (int mma = 0; mma < kStepMmas; ++mma)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const auto words = as_bits<Vector<uint32_t, 4>>(weights[half]).values;
+        widen_int8<Mma>(words[mma_values(mma, 0) / 4], a[mma][half], a[mma][2 + half]);
+      }
 #pragma unroll
     for (int slice = 0; slice < kSlices; ++slice) {
       XRow<T> row = load_x(step, slice);
@@ -126,8 +128,8 @@ __global__ void __launch_bounds__(kSkinnyWarps* kWarpSize, 2)
 
   const auto write_result = [&] {
     const Place at = skinny_written(threadIdx.x);
+    if (at.row >= kRows || m0 + at.row >= args.M || n0 + at.column >= args.N) return;
     const Columns four(args, n0 + at.column, wide);
-    if (at.row >= kRows || m0 + at.row >= args.M || four.count == 0) return;
     float y[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {

@@ -36,6 +36,7 @@ __global__ void __launch_bounds__(threads(kWeightTiles[kTile]), 1)
                                     bool wide) {  // rows of x, and of y and residual, are aligned
   constexpr Tile tile = kWeightTiles[kTile];
   constexpr int slices_m = warp_m(tile) / kMmaM, slices_n = warp_n(tile) / kMmaN;
+  constexpr int kChunkValues = kChunk / sizeof(T);
 
   extern __shared__ int4 shared[];
   const uint32_t shared_base = ptx::shared_address(shared);
@@ -47,7 +48,7 @@ __global__ void __launch_bounds__(threads(kWeightTiles[kTile]), 1)
   const int64_t m0 = int64_t(place.row) * tile.m, n0 = int64_t(place.column) * tile.n;
   const Place x_copied = copied_chunk(threadIdx.x, kXChunks);
   const Place w_copied = copied_chunk(threadIdx.x, kWChunks);
-  const int x_k0 = x_copied.column * (kChunk / int(sizeof(T))), w_k0 = w_copied.column * kChunk;
+  const int x_k0 = x_copied.column * kChunkValues, w_k0 = w_copied.column * kChunk;
   const T* const x = static_cast<const T*>(args.x) + (m0 + x_copied.row) * args.K + x_k0;
   const int8_t* const w_q = args.w_q + (n0 + w_copied.row) * args.w_q_stride + w_k0;
   const int rows = int(min(args.M - m0, int64_t(tile.m)));
@@ -97,23 +98,24 @@ __global__ void __launch_bounds__(threads(kWeightTiles[kTile]), 1)
       w[n] = read_chunk(w_stage(i), corner.column + n * kMmaN + w_at.row, w_at.column, kWChunks);
 #pragma unroll
     for (int mma = 0; mma < kStepMmas; ++mma) {
-      const int part = mma % 2 * 2;  // of a chunk, which is two mmas deep
+      const int first = mma_values(mma, 0) % kChunkValues;  // of a chunk of x, two mmas deep
 #pragma unroll
       for (int m = 0; m < slices_m; ++m)
 #pragma unroll
         for (int half = 0; half < 2; ++half)  // rows of the mma: the first 8, the other 8
-          if (part == 0)
+          if (first == 0)
             x[m][half] =
                 read_chunk(x_stage(i), corner.row + m * kMmaM + half * kMmaM / 2 + x_at.row,
-                           x_at.column + mma / 2, kXChunks);
+                           x_at.column + mma_values(mma, 0) / kChunkValues, kXChunks);
 #pragma unroll
       for (int n = 0; n < slices_n; ++n) {
         uint32_t b[2];
-        widen_int8<T>(w[n].values[mma], b[0], b[1]);
+        widen_int8<T>(w[n].values[mma_values(mma, 0) / 4], b[0], b[1]);
 #pragma unroll
         for (int m = 0; m < slices_m; ++m) {
-          const uint32_t (&low)[4] = x[m][0].values, (&high)[4] = x[m][1].values;
-          const uint32_t a[4] = {low[part], high[part], low[part + 1], high[part + 1]};
+          const uint32_t* const low = x[m][0].values + first / 2;
+          const uint32_t* const high = x[m][1].values + first / 2;
+          const uint32_t a[4] = {low[0], high[0], low[1], high[1]};
           multiply_add<T>(sums[m][n], a, b);
         }
       }
