@@ -45,6 +45,10 @@ def split(old, new, by):
     return Mutant(SPLIT, MATMUL.source, {old: new}, by)
 
 
+def tiles(old, new, by):
+    return matmul(old, new, by, "tiles.cuh")
+
+
 def schedule(old, new, by):
     return matmul(old, new, by, "int8_matmul_schedule.h")
 
@@ -97,13 +101,13 @@ MUTANTS = {
         "ptx::ldmatrix_x4(x_stage(i + tile.stages - 1) +",
         f"{RACE}|{EARLY}|nobody has written|{VALUES}",
     ),
-    "no barrier of the warp before its rows are written": matmul(
-        "lane, sums[m]);\n      __syncwarp();",
+    "no barrier of the warp before its rows are written": tiles(
+        "lane, sums[m]);\n    __syncwarp();",
         "lane, sums[m]);",
         f"{RACE}reads what the store",
     ),
-    "no barrier of the warp before its rows are staged again": matmul(
-        "      }\n      __syncwarp();\n    }\n  };", "      }\n    }\n  };", f"{RACE}overwrites"
+    "no barrier of the warp before its rows are staged again": tiles(
+        "      }\n    }\n    __syncwarp();\n", "      }\n    }\n", f"{RACE}overwrites"
     ),
     # Indices.
     "a swizzle off by one row, reading": matmul(
@@ -111,9 +115,9 @@ MUTANTS = {
         "swizzle(row + 1, step * 2 + x_at.column, chunks)",
         f"{VALUES}|nobody has written|{RACE}|outside the block",
     ),
-    "a swizzle off by one row, writing": matmul(
-        "swizzle(row, first.column, chunks)",
-        "swizzle(row ^ 1, first.column, chunks)",
+    "a swizzle off by one row, writing": tiles(
+        "swizzle(row, first.column, kChunks)",
+        "swizzle(row ^ 1, first.column, kChunks)",
         f"{VALUES}|nobody has written",
     ),
     "a swizzle that leaves half the banks": schedule(
@@ -150,13 +154,13 @@ MUTANTS = {
         "outside the block's",
     ),
     # Tails.
-    "rows past the end are read": matmul("row < rows ? bytes : 0", "bytes", OUTSIDE),
+    "rows past the end are read": tiles("row < rows ? bytes : 0", "bytes", OUTSIDE),
     "columns past K are read": matmul(
         "bytes = min(max(left_of_K - k, 0), kChunk)",
         "bytes = kChunk",
         f"{VALUES}|{OUTSIDE}",
     ),
-    "rows past M are written": matmul(
+    "rows past M are written": tiles(
         "if (m < args.M && four.count > 0)", "if (four.count > 0)", OUTSIDE
     ),
     "columns past N are written": epilogue(

@@ -22,6 +22,16 @@ VALUES, CONFLICTS = "values differ", "bank conflicts"
 TRIES = 12  # schedules, with their seeds; most mutants fall to the first
 
 
+def same_values(op, args, outputs):
+    """Whether they are the body's to the bit, NaN where it has NaN."""
+    expected = op.reference(*args)
+    both = ((outputs,), (expected,)) if isinstance(outputs, torch.Tensor) else (outputs, expected)
+    return all(
+        torch.equal(a.nan_to_num(), e.nan_to_num()) and torch.equal(a.isnan(), e.isnan())
+        for a, e in zip(*both, strict=True)
+    )
+
+
 @dataclass(frozen=True)
 class Subject:
     """A .cu of csrc/cuda whose mutants are made, and how they are run.
@@ -29,6 +39,7 @@ class Subject:
     architecture: for which alone they are compiled, and `device` runs it
     calls: yields (op, arguments), drawn anew each time
     plan: of every product; None for what the chooser takes
+    agrees: of op, its arguments and its outputs, whether these are right; to the bit if not said
     slighter: {file: {piece: what stands there instead}}, which leaves the kernel right but makes it
         quick to compile and to run
     """
@@ -38,6 +49,7 @@ class Subject:
     device: emulator.Device
     calls: Callable[[], Iterable]
     plan: object = None
+    agrees: Callable[..., bool] = same_values
     slighter: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
@@ -87,15 +99,11 @@ def symptom(subject, module):
     ops = CudaOps(subject.device, lambda: module, subject.plan)
     for op, args in subject.calls():
         try:
-            actual, expected = getattr(ops, op.__name__)(*args), op.reference(*args)
+            outputs = getattr(ops, op.__name__)(*args)
         except RuntimeError as error:  # the emulator's, or what CUDA says of a launch
             return str(error)
-        both = ((actual,), (expected,)) if isinstance(actual, torch.Tensor) else (actual, expected)
-        for a, e in zip(*both, strict=True):
-            if not torch.equal(a.nan_to_num(), e.nan_to_num()) or not torch.equal(
-                a.isnan(), e.isnan()
-            ):
-                return VALUES
+        if not subject.agrees(op, args, outputs):
+            return VALUES
         if any(entry["wavefronts"] > entry["least"] for entry in ops.traffic):
             return CONFLICTS
     return None
