@@ -153,9 +153,14 @@ def use(tile: Row):
         _forced = before
 
 
+def table_arch(arch: int) -> int:
+    """Return the architecture whose rows a GPU has: its own, or the last before it that has any."""
+    return max(known for known in SHARED_MEMORY if known <= max(arch, 80))
+
+
 def choose(M: int, N: int, K: int, arch: int, heavy: bool) -> Row:
-    """Return the row for a product with M >= 1; an architecture of no rows has those before it."""
+    """Return the row for a product with M >= 1."""
     if _forced is not None:
         return _forced
-    arch = max(known for known in SHARED_MEMORY if known <= max(arch, 80))
+    arch = table_arch(arch)
     return next(one for one in table() if one.arch == arch and one.fits(M, N, K, heavy))
