@@ -54,7 +54,7 @@ class Trial:
         ready = {name: self._checked(name) for name in self.calls if not self._is_late()}
         ready = {name: calls for name, calls in ready.items() if calls is not None}
         if IN_USE not in ready:
-            raise Refused(self.wrong.get(IN_USE, "the time was up before anything was tried"))
+            raise Refused(self._why("the time was up"))
         tried, times = len(ready) - 1, self._times(ready, SCREENING)
         fastest = sorted(times, key=lambda name: statistics.median(times[name]))
         finalists = [IN_USE, *(name for name in fastest if name != IN_USE)][: 1 + FINALISTS]
@@ -101,7 +101,7 @@ class Trial:
                     self.wrong[name] = str(reason)
                     del times[name]
         if IN_USE not in times:
-            raise Refused(self.wrong[IN_USE])
+            raise Refused(self._why())
         return times
 
     def _gains(self, ready: Mapping[str, Ready]) -> dict[str, Interval]:
@@ -120,6 +120,9 @@ class Trial:
                 for name, other in times.items()
             }
         return {n: gain for n, gain in gains.items() if n != IN_USE and gain is not None}
+
+    def _why(self, otherwise: str = "") -> str:
+        return f"what is in use: {self.wrong.get(IN_USE, otherwise)}"
 
     def _is_late(self) -> bool:
         return self.deadline is not None and self.device.clock() >= self.deadline

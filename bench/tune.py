@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor
 
 from green_kernels import ops
@@ -37,8 +38,10 @@ def tune(options: argparse.Namespace, tested: Device, gpu: str) -> int:
         options.error(f"argument --by: no joules to tune by: {tested.no_meter}")
     tuner = Tuner(options, tested, gpu, TUNABLES[options.kernels](torch.device(tested.name)))
     say = Console(markup=False, highlight=False, soft_wrap=True).print
-    for line in tuner.lines():
-        say(line)
+    with Console(stderr=True).status("") as status:
+        tuner.progress = lambda step: status.update(escape(step))
+        for line in tuner.lines():
+            say(line)
     if tuner.winners:
         say(f"To use it: {tuner.tunable.variable}={options.table}")
     return 1 if tuner.failed else 0
@@ -54,6 +57,7 @@ class Tuner:
     tunable: Tunable
     winners: list[Winner] = field(default_factory=list)
     failed: bool = False
+    progress: Callable[[str], None] = lambda step: None
 
     def lines(self) -> Iterator[str]:
         """Try all, write the table after each that changes it, and yield what to tell of it."""
@@ -67,10 +71,10 @@ class Tuner:
                     yield head + "left out, the time was up"
                     continue
                 try:
-                    verdict = self._try(product, deadline)
+                    verdict = self._try(product, head, deadline)
                 except Refused as reason:
                     self.failed = True
-                    yield head + f"what is in use failed: {reason}"
+                    yield head + f"failed: {reason}"
                     continue
                 yield head + self._take(product, first, verdict)
 
@@ -86,7 +90,7 @@ class Tuner:
         self.tunable.save(self.winners, self.options.table)
         return f"{verdict.best} ({gain}; {tried})"
 
-    def _try(self, product: Product, deadline: float | None) -> Verdict:
+    def _try(self, product: Product, head: str, deadline: float | None) -> Verdict:
         copies = ways.copies(self.tested, _bytes(product))
         made = [problem(product, self.tested.name, seed) for seed in range(copies)]
         names = [None, *self.tunable.candidates(product)]
@@ -95,7 +99,14 @@ class Tuner:
             for name in names
         }
         expected = [expected for _, expected in made]
-        return Trial(self.tested, calls, expected, self.options.by, deadline=deadline).run()
+        return Trial(
+            self.tested,
+            calls,
+            expected,
+            self.options.by,
+            deadline=deadline,
+            progress=lambda step: self.progress(head + step),
+        ).run()
 
     def _call(self, name: str | None, call: Callable[[], Tensor]) -> Callable[[], Tensor]:
         def launched_so() -> Tensor:
@@ -111,9 +122,10 @@ def buckets(first: int, last: int) -> list[tuple[int, int]]:
     return list(zip([first, *(end + 1 for end in ends)], ends, strict=False))
 
 
+@ways.refusing()
 @torch.inference_mode()
 def problem(product: Product, name: str, seed: int) -> tuple[Callable[[], Tensor], Tensor]:
-    """Return a call of a product on a device, and what it must give."""
+    """Return a call of a product on a device, and what it must give; raise Refused if it fails."""
     M, N, K = product.M, product.N, product.K
     with data.recipe("normal", seed):
         x = data.activations(M, K, name).bfloat16()
