@@ -26,7 +26,7 @@ from .ways import Refused
 
 
 def run(options: argparse.Namespace) -> int:
-    """Tune and write a table; 1 if what is in use was wrong, or failed."""
+    """Tune and write a table; 1 if any result was wrong, or what is in use failed."""
     if not torch.cuda.is_available():
         options.error("tune measures on a GPU, and torch finds no CUDA device here")
     return tune(options, device.find("cuda"), machine.facts("cuda")["gpu"])
@@ -56,7 +56,7 @@ class Tuner:
     gpu: str
     tunable: Tunable
     winners: list[Winner] = field(default_factory=list)
-    failed: bool = False
+    failed: bool = False  # a result was wrong, or what is in use raised
     progress: Callable[[str], None] = lambda step: None
 
     def lines(self) -> Iterator[str]:
@@ -80,15 +80,19 @@ class Tuner:
 
     def _take(self, product: Product, first: int, verdict: Verdict) -> str:
         """Note what a trial came to, write the table if it changes; return it in words."""
-        tried = f"of {verdict.tried} tried; {len(verdict.wrong)} failed"
+        timed = f"of {verdict.timed} that were timed, where {len(verdict.failed)} failed"
+        if verdict.wrong:
+            self.failed = True
+            timed += f" and WRONG BITS came from {', '.join(verdict.wrong)}"
+        if verdict.gain is None:
+            return f"what is in use stays: {verdict.reason} ({timed})"
+        share = f"{1 / verdict.gain.value:.1%} of what is in use, by {self.options.by}"
         if verdict.best == IN_USE:
-            gain = "" if verdict.gain is None else f" (the best: {_words(verdict)})"
-            return f"{tried}; none is surely better than what is in use{gain}"
-        gain = f"{_words(verdict)} of what was in use, by {self.options.by}"
-        origin = f"measured on {self.gpu}, {utc()}, at M = {product.M}: {gain}"
+            return f"what is in use stays: the best takes {share} ({timed})"
+        origin = f"measured on {self.gpu}, {utc()}, at M = {product.M}: takes {share} till then"
         self.winners.append(Winner(product, first, verdict.best, origin))
         self.tunable.save(self.winners, self.options.table)
-        return f"{verdict.best} ({gain}; {tried})"
+        return f"{verdict.best}: takes {share} ({timed})"
 
     def _try(self, product: Product, head: str, deadline: float | None) -> Verdict:
         copies = ways.copies(self.tested, _bytes(product))
@@ -141,8 +145,3 @@ def _bytes(product: Product) -> int:
     """Of a product's operands, its weights before all."""
     M, N, K = product.M, product.N, product.K
     return M * K * (2 if product.op == "int8_linear" else 1) + N * K + 2 * M * N
-
-
-def _words(verdict: Verdict) -> str:
-    """Such as "91.0 %": the part of time or joules that the best candidate takes."""
-    return f"{1 / verdict.gain.value:.1%}"

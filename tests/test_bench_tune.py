@@ -43,9 +43,9 @@ def empty(tmp_path, monkeypatch):
     """No sensor profile or table of another test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("GREEN_KERNELS_TILES", raising=False)
-    tiles.table.cache_clear()
+    tiles.forget()
     yield
-    tiles.table.cache_clear()
+    tiles.forget()
     ops.use_measured_plans(ops.plans.MEASURED)
 
 
@@ -106,11 +106,11 @@ def test_the_best_by_time_and_by_joules(by, best, gpu, launched, tmp_path, monke
     assert (row.BLOCK_M, row.BLOCK_N, row.BLOCK_K) == (m, n, k)
     assert (row.arch, row.first_M, row.last_M, row.N, row.K) == (80, 9, 12, N, K)
     gain = {"time": "50.0%", "joules": "47.5%"}[by]
-    assert f"{gain} of what was in use, by {by}" in row.origin
+    assert f"takes {gain} of what is in use, by {by}" in row.origin
     assert "measured on a GPU, 20" in row.origin and "at M = 12" in row.origin
-    assert f"int8_matmul 12x{K}x{N}: {best} ({gain}" in capsys.readouterr().out
+    assert f"int8_matmul 12x{K}x{N}: {best}: takes {gain} of" in capsys.readouterr().out
     monkeypatch.setenv("GREEN_KERNELS_TILES", str(table))
-    tiles.table.cache_clear()
+    tiles.forget()
     assert launcher.launch(10, N, K, 80)[0]["BLOCK_N"] == n
 
 
@@ -129,8 +129,10 @@ def test_what_is_wrong_or_fails_is_not_chosen_however_fast(
 
     monkeypatch.setattr(launcher, "int8_matmul", faulty)
     status, table = run(gpu(cost_of(launched)), tmp_path)
-    assert status == 0 and not table.exists()
-    assert "2 failed; none is surely better than what is in use" in capsys.readouterr().out
+    assert status == 1 and not table.exists()
+    out = capsys.readouterr().out
+    assert f"where 1 failed and WRONG BITS came from {FAST})" in out
+    assert "what is in use stays: the best takes 100.0% of what is in use, by time" in out
 
 
 def test_luck_is_not_taken_for_speed(gpu):
@@ -154,7 +156,7 @@ def test_what_is_in_use_and_wrong_is_said_and_nothing_written(gpu, tmp_path, mon
     status, table = run(gpu(lambda: (1e-3, 400.0)), tmp_path)
     assert status == 1 and not table.exists()
     out = capsys.readouterr().out
-    assert "failed: what is in use: its result is not the reference's, bit for bit" in out
+    assert "failed: the result of what is in use is not the reference's, bit for bit" in out
 
 
 def test_a_row_for_each_range_of_M_and_those_of_other_shapes_stay(gpu, launched, tmp_path):
@@ -213,6 +215,15 @@ def test_plans_of_compiled_kernels(op, gpu, tmp_path, monkeypatch):
     assert plans.planned(10, N, K, H200, from_float).name == "decode:32:4"
 
 
+def test_joules_that_no_gate_lets_through_change_nothing(gpu, launched, tmp_path, capsys):
+    device = gpu(cost_of(launched))
+    device.executor.board.pids = [4242, 4243]
+    status, table = run(device, tmp_path, "--by", "joules")
+    assert status == 0 and not table.exists()
+    out = capsys.readouterr().out
+    assert "what is in use stays: alone: other processes are on the GPU: PID 4242" in out
+
+
 def test_joules_need_a_meter(gpu, tmp_path, capsys):
     device = gpu(lambda: (1e-3, 400.0))
     device.meter, device.no_meter = None, "NVML is not there"
@@ -232,4 +243,4 @@ def test_a_trial_of_nothing_else_keeps_what_is_in_use(gpu):
     y = torch.ones(2)
     device = gpu(lambda: (1e-3, 400.0))
     verdict = trial.Trial(device, {trial.IN_USE: [lambda: y]}, [y], "time").run()
-    assert verdict == trial.Verdict(trial.IN_USE, None, 0, {})
+    assert verdict == trial.Verdict(trial.IN_USE, None, "no other could be timed", 0, [], {})
