@@ -97,7 +97,8 @@ STAGES = (
     Stage("build", ("{python}", "tests/gpu.py", "--facts"), 60),
     tests(
         "equality",
-        ("quantize_rows", "int8_matmul", "int8_linear", "nn_int8_linear", "layout"),
+        ("quantize_rows", "int8_matmul", "int8_matmul_tiles", "int8_linear", "int8_weight_linear")
+        + ("nn_int8_linear", "nn_int8_weight_linear", "measured_plans", "layout"),
         *("-k", "not emulated"),
     ),
     tests("plans", ("plans_gpu",)),

@@ -23,9 +23,9 @@ KINDS = [(arch, heavy) for arch in SHARED_KB for heavy in (False, True)]
 @pytest.fixture(autouse=True)
 def read_anew(monkeypatch):
     monkeypatch.delenv("GREEN_KERNELS_TILES", raising=False)
-    tiles.table.cache_clear()
+    tiles.forget()
     yield
-    tiles.table.cache_clear()
+    tiles.forget()
 
 
 def test_stages_fit_shared_memory():
@@ -67,7 +67,7 @@ def test_rows_of_a_named_table_come_first(tmp_path, monkeypatch):
     mine = replace(ROWS[0], arch=80, first_M=9, last_M=12, N=64, K=96, num_stages=2, origin="me")
     tiles.write(tmp_path / "mine.json", [mine])
     monkeypatch.setenv("GREEN_KERNELS_TILES", str(tmp_path / "mine.json"))
-    tiles.table.cache_clear()
+    tiles.forget()
     assert tiles.choose(9, 64, 96, 80, heavy=False) == mine
     for M, N, K, arch in ((8, 64, 96, 80), (9, 65, 96, 80), (9, 64, 95, 80), (9, 64, 96, 86)):
         assert tiles.choose(M, N, K, arch, heavy=False) in ROWS
@@ -164,9 +164,8 @@ def stays(device, monkeypatch):
         return seen[-1]
 
     monkeypatch.setattr(launcher, "launch", noted)
-    if device == "cpu":
-        monkeypatch.setattr(launcher, "gpu_of", lambda device: (90, 3))
-    elif torch.cuda.get_device_capability() < (9, 0):
+    monkeypatch.setattr(launcher, "gpu_of", lambda device: (90, 3))
+    if device == "cuda" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("tensor descriptors need compute capability 9.0")
     with tiles.use(SMALL):
         yield lambda: [persistent for _, _, persistent in seen]
@@ -215,7 +214,7 @@ def test_rows_that_no_descriptor_takes_are_loaded_by_pointers(
 
 
 @pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
-def test_the_kernel_that_stays_for_sm_120(assert_same_bits):
+def test_the_emulated_kernel_that_stays_for_sm_120(assert_same_bits):
     from emulator import triton_ops
 
     args = arguments(150, 144, 272)

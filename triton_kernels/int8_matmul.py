@@ -113,7 +113,7 @@ def int8_matmul(
     aligned = x_q.data_ptr() % 16 == 0 and w_q.data_ptr() % 16 == 0
     arch, sm_count = gpu_of(x_q.device)
     tile, options, persistent = launch(M, N, K, arch, precise, aligned)
-    programs = triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(N, tile["BLOCK_N"])
+    programs = -(-M // tile["BLOCK_M"]) * -(-N // tile["BLOCK_N"])  # triton.cdiv is slow here
     kernel = _int8_matmul_kernel
     if persistent:
         kernel, programs = _int8_matmul_persistent_kernel, min(programs, sm_count)

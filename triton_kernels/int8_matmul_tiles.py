@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import triton
-
 COMMITTED = Path(__file__).parent / "int8_matmul_tiles.json"
 # Bytes of shared memory that a block may have, by architecture (CUDA C++ Programming Guide,
 # "Technical Specifications per Compute Capability"), and what barriers may take of it.
@@ -52,7 +50,7 @@ class Row:
             and self.N in (None, N)
             and self.K in (None, K)
             and self.heavy in (None, heavy)
-            and triton.cdiv(M, self.BLOCK_M) * triton.cdiv(N, self.BLOCK_N) >= self.least_tiles
+            and -(-M // self.BLOCK_M) * -(-N // self.BLOCK_N) >= self.least_tiles
         )
 
     @property
@@ -153,9 +151,23 @@ def use(tile: Row):
         _forced = before
 
 
+def table_arch(arch: int) -> int:
+    """Return the architecture whose rows a GPU has: its own, or the last before it that has any."""
+    return max(known for known in SHARED_MEMORY if known <= max(arch, 80))
+
+
 def choose(M: int, N: int, K: int, arch: int, heavy: bool) -> Row:
-    """Return the row for a product with M >= 1; an architecture of no rows has those before it."""
-    if _forced is not None:
-        return _forced
-    arch = max(known for known in SHARED_MEMORY if known <= max(arch, 80))
+    """Return the row for a product with M >= 1."""
+    return _first(M, N, K, arch, heavy) if _forced is None else _forced
+
+
+@functools.lru_cache(4096)  # on the way of every launch
+def _first(M: int, N: int, K: int, arch: int, heavy: bool) -> Row:
+    arch = table_arch(arch)
     return next(one for one in table() if one.arch == arch and one.fits(M, N, K, heavy))
+
+
+def forget() -> None:
+    """Have the tables read anew when a row is next asked for."""
+    table.cache_clear()
+    _first.cache_clear()
