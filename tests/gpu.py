@@ -100,7 +100,7 @@ STAGES = (
         ("quantize_rows", "int8_matmul", "int8_linear", "nn_int8_linear", "layout"),
         *("-k", "not emulated"),
     ),
-    tests("plans", ("plans_gpu",)),
+    tests("plans", ("plans_gpu",), "-vv"),  # so that after a hang, the last line names the plan
     Stage(
         "conformance",
         ("{python}", "tests/emulator/conformance.py", "--json", "{out}/conformance/results.jsonl"),
