@@ -149,7 +149,9 @@ def test_a_stage_ends_at_its_limit_and_its_children_with_it(tmp_path):
 def test_stages_are_chosen_by_pattern_and_unknown_ones_are_refused(capsys):
     assert gpu.main(["--list", "*check", "equality"]) == 0
     names = [line.partition("\t")[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["equality", "memcheck", "racecheck", "synccheck"]
+    assert names == ["build", "equality", "memcheck", "racecheck", "synccheck"]
+    assert gpu.main(["--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(gpu.STAGES)
     with pytest.raises(SystemExit):
         gpu.main(["--list", "joules"])
     assert "unknown stage 'joules'; stages are build, equality" in capsys.readouterr().err
