@@ -58,7 +58,8 @@ def run(body, threads=64, blocks=1, cluster=1, seed=0, functions="", **how):
     return out
 
 
-INIT = "@%p0 mbarrier.init.shared::cta.b64 [%r8], {count};\n bar.sync 0;\n"
+UNFENCED_INIT = "@%p0 mbarrier.init.shared::cta.b64 [%r8], {count};\n bar.sync 0;\n"
+INIT = UNFENCED_INIT.replace(" bar.sync", "fence.mbarrier_init.release.cluster;\n bar.sync")
 COPY = "cp.async.ca.shared.global [%r3], [%rd2], 4;\n cp.async.commit_group;\n"
 BULK = """
   @!%p0 bra after;
@@ -198,6 +199,10 @@ WRONG = {
         "st.shared.u32 [%r3], %r0;\n @%p0 fence.proxy.async.shared::cta;\n bar.sync 0;\n"
         + BULK_STORE,
         "no fence.proxy.async",
+    ),
+    "a bulk copy that counts at an mbarrier that was not fenced": (
+        UNFENCED_INIT.format(count=1) + BULK.format(expected=64) + WAIT.format(parity=0),
+        "initialises, with no fence.mbarrier_init",
     ),
     "a bulk copy that nobody waits for": (
         INIT.format(count=1) + BULK.format(expected=64),

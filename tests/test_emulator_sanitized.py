@@ -4,10 +4,8 @@ As a program it does the latter, EMULATOR_SANITIZE=1 and libasan.so and libstdc+
 It goes without torch, which takes long to load there.
 """
 
-import ctypes
 import os
 import re
-import struct
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from emulator import build, conformance, snippets  # noqa: E402
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
 ARCHITECTURE = "90a"
+MMA, WGMMA, DECODE = (0, 3, 1), (1, 5, 1), (2, 2, 2)  # plans; the latter two have clusters
 FUZZ_SEED, FUZZ_COUNT = 1, 3000
 SNIPPETS = list({snippet.section: snippet for snippet in snippets.SNIPPETS}.values())
 # What has no snippet, or one that is longer than it: scopes, functions, a variable of each space.
@@ -152,7 +151,7 @@ def int8(rng, *shape):
     return rng.integers(-127, 128, shape, np.int8)
 
 
-def check_int8_matmul(device, kernels, M, N, K):
+def check_int8_matmul(device, kernels, plan, M, N, K):
     rng = np.random.default_rng(0)
     x_q, w_q, y = int8(rng, M, K), int8(rng, N, K), np.zeros((M, N), np.float32)
     x_scale, w_scale = (rng.random(n, np.float32) for n in (M, N))
@@ -160,31 +159,13 @@ def check_int8_matmul(device, kernels, M, N, K):
     fields = {name: array.ctypes.data for name, array in arrays.items()}
     for name in ("bias", "bias_dtype", "residual", "residual_dtype", "y_dtype", "act"):
         fields[name] = 0
-    fields |= {"kernel": 0, "tile": 3, "splits": 1, "workspace": 0}
+    fields |= dict(zip(("kernel", "tile", "splits"), plan, strict=True), workspace=0)
     with emulator.device(device), registered(*arrays.values()):
         error = kernels.int8_matmul_cuda(**fields, x_q_stride=K, w_q_stride=K, M=M, N=N, K=K)
         assert error is None, error
         emulator.synchronize()
     sums = (x_q.astype(np.int32) @ w_q.astype(np.int32).T).astype(np.float32)
     np.testing.assert_array_equal(y, sums * x_scale[:, None] * w_scale)
-
-
-def check_hopper_pipeline(M, N, K, cluster):
-    rng = np.random.default_rng(0)
-    x_q, w_q, y = int8(rng, M, K), int8(rng, N, K), np.zeros((M, N), np.int32)
-    launcher = emulator.library(
-        [build.HERE / "hopper_pipeline.cu"], "hopper", [ARCHITECTURE]
-    ).hopper_matmul
-    launcher.restype = ctypes.c_char_p
-    matmul = struct.pack(  # HopperMatmul of that file
-        "PqPqPPPqiii",
-        x_q.ctypes.data, K, w_q.ctypes.data, K, 0, 0, y.ctypes.data, 4 * N, M, N, K,
-    )  # fmt: skip
-    with emulator.device(emulator.H100), registered(x_q, w_q, y):
-        error = launcher(ctypes.create_string_buffer(matmul), cluster, None)
-        assert error is None, (error, emulator.runtime().last_failure())
-        emulator.synchronize()
-    np.testing.assert_array_equal(y, x_q.astype(np.int32) @ w_q.astype(np.int32).T)
 
 
 def work():
@@ -198,8 +179,9 @@ def work():
         for shape in ((3, 48), (2, 1000)):
             check_quantize_rows(device, kernels, *shape)
         for shape in ((5, 12, 48), (33, 20, 144)):
-            check_int8_matmul(device, kernels, *shape)
-    check_hopper_pipeline(70, 132, 160, cluster=2)
+            check_int8_matmul(device, kernels, MMA, *shape)
+    for plan in (WGMMA, DECODE):
+        check_int8_matmul(emulator.H100, kernels, plan, 70, 132, 160)
 
 
 def fuzz(seed, count, paths):
@@ -217,7 +199,7 @@ def corpus(tmp_path_factory):
     for snippet in SNIPPETS:
         (folder / f"{snippets.kernel_of(snippet)}.ptx").write_text(snippets.ptx_of(snippet))
     (folder / "other.ptx").write_text(OTHER)
-    sources = [*sorted(build.CSRC.glob("cuda/*.cu")), build.HERE / "hopper_pipeline.cu"]
+    sources = sorted(build.CSRC.glob("cuda/*.cu"))
     return build.in_parallel(lambda path: build.compile_ptx(path, ARCHITECTURE), sources), sorted(
         folder.iterdir()
     )

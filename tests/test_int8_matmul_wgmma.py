@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from green_kernels._C import plans
-from green_kernels.ops import ACTIVATIONS, int8_matmul
+from green_kernels.ops import ACTIVATIONS, int8_linear, int8_matmul
 
 needs_emulator = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
@@ -22,6 +22,7 @@ PIECE = set(itertools.product(range(16), range(64)))
 SEEDS = 20
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
 TILES = list(enumerate(plans.WGMMA_TILES))
+SHARING = next(i for i, tile in TILES if tile.cluster > 1 and tile.m == tile.n)  # quick of these
 each_tile = pytest.mark.parametrize(
     ("index", "tile"), TILES, ids=[f"{t.m}x{t.n}x{t.cluster}" for _, t in TILES]
 )
@@ -136,6 +137,23 @@ def test_small_shapes_under_many_schedules(shape, assert_same_bits):
     for index in range(len(TILES) - 3, len(TILES)):  # of every kind of cluster, and quick
         for _ in range(SEEDS):
             assert_same_bits(ops_for(index).int8_matmul(*args), expected)
+
+
+@needs_emulator
+def test_the_ring_turns_in_clusters_under_many_schedules(assert_same_bits):
+    args = matmul_arguments(3, 4, (TILES[SHARING][1].stages + 1) * K_STAGE)
+    expected = int8_matmul.reference(*args)
+    for _ in range(SEEDS):
+        assert_same_bits(ops_for(SHARING).int8_matmul(*args), expected)
+
+
+@needs_emulator
+def test_int8_linear_whose_product_may_begin_before_x_is_rounded(assert_same_bits):
+    x_q, _, w_q, w_scale, bias, residual = matmul_arguments(130, 20, 144)
+    args = x_q / 7, w_q, w_scale, bias, "relu", residual
+    expected = int8_linear.reference(*args)
+    for _ in range(SEEDS):
+        assert_same_bits(ops_for(SHARING).int8_linear(*args), expected)
 
 
 @needs_emulator

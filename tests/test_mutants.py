@@ -12,6 +12,18 @@ from green_kernels.ops import int8_matmul, quantize_rows
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
+TILES = """{
+    {256, 128, 64, 4, 2, 4},  // 96 KB: one block an SM, least traffic
+    {128, 128, 64, 2, 2, 4},  // 64 KB: two blocks an SM where it has 164 KB or more
+    {64, 128, 64, 2, 2, 4},   // 48 KB: two blocks an SM everywhere
+    {64, 64, 128, 2, 2, 3},   // 48 KB
+    {32, 64, 128, 2, 2, 4},   // 48 KB
+    {16, 64, 128, 1, 4, 4},   // 40 KB
+    {16, 32, 128, 1, 2, 6},   // 36 KB: decoding, when (16, 64) would leave SMs idle
+};"""
+DTYPES = """args.dtype == Float::kFloat32   ? launch<float>
+                          : args.dtype == Float::kFloat16 ? launch<__half>
+                                                          : launch<__nv_bfloat16>;"""
 RACE = "race: "
 EARLY = "has yet to write"  # what an asynchronous copy writes was touched before its wait
 OUTSIDE = "outside all buffers"
@@ -32,9 +44,22 @@ def quantize_calls():
     yield quantize_rows, (torch.tensor([[1.0, torch.inf, 2.0], [1.0, 2.0, 3.0]]),)
 
 
-MATMUL = Subject("int8_matmul_mma.cu", "80", emulator.A100, matmul_calls)
-SPLIT = replace(MATMUL, plan=plans.Plan(plans.Kernel.mma, 5, 4))  # a tile of 16 rows, 64 columns
-QUANTIZE = Subject("quantize_rows.cu", "80", emulator.A100, quantize_calls)
+MATMUL = Subject(
+    "int8_matmul_mma.cu",
+    "80",
+    emulator.A100,
+    matmul_calls,
+    plans.Plan(plans.Kernel.mma, 0, 1),
+    {"int8_matmul_schedule.h": {TILES: "{{32, 64, 128, 2, 2, 4}};"}},
+)
+SPLIT = replace(MATMUL, plan=plans.Plan(plans.Kernel.mma, 0, 4))
+QUANTIZE = Subject(
+    "quantize_rows.cu",
+    "80",
+    emulator.A100,
+    quantize_calls,
+    slighter={"quantize_rows.cu": {DTYPES: "launch<float>;"}},
+)
 
 
 def matmul(old, new, by, file="int8_matmul_mma.cu"):

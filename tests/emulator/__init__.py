@@ -11,7 +11,6 @@ Environment variables:
                               LD_PRELOAD="libasan.so libstdc++.so"
 """
 
-import ctypes
 import importlib.util
 import os
 import re
@@ -88,12 +87,6 @@ def runtime():
 def kernels():
     """The module _kernels, built where it must be."""
     return load("_kernels", build.build_kernels(emulator=runtime().__file__))
-
-
-def library(sources, name, architectures=build.ARCHITECTURES):
-    """The library of other .cu files, for ctypes, built where it must be."""
-    path = build.build_library(sources, name, architectures, runtime().__file__)
-    return ctypes.CDLL(str(path), LOADING)
 
 
 @contextmanager

@@ -167,6 +167,13 @@ void decode_barrier(Modifiers& modifiers, Instruction& instruction) {
   instruction.run = run;
 }
 
+void show_mbarriers(Warp& warp) {
+  for (auto& [offset, mbarrier] : warp.block.mbarriers) {
+    const int lane = mbarrier.initialised.actor - warp.actor;
+    if (lane >= 0 && lane < kLanes && warp.active >> lane & 1) mbarrier.fenced_init = true;
+  }
+}
+
 // The generic proxy's memory is in order here; a proxy fence shows what happened before it to
 // asynchronous readers.
 void decode_fence(Modifiers& modifiers, Instruction& instruction) {
@@ -177,11 +184,13 @@ void decode_fence(Modifiers& modifiers, Instruction& instruction) {
     shows = proxy == "async" && !modifiers.take("global");
     modifiers.take_any("shared::cta shared::cluster");
   }
+  const bool shows_mbarriers = modifiers.take("mbarrier_init") || shows;
   modifiers.take_any(
-      "mbarrier_init sc acq_rel acquire release cta cluster gpu gl sys sync_restrict::shared::cta "
+      "sc acq_rel acquire release cta cluster gpu gl sys sync_restrict::shared::cta "
       "sync_restrict::shared::cluster");
   expect_operands(instruction, 0, 2);
   instruction.run = [=](Warp& warp, const Instruction&) {
+    if (shows_mbarriers) show_mbarriers(warp);
     if (!shows) return;
     warp.show(warp.active, warp.fenced);
     warp.advance(warp.active);

@@ -203,12 +203,3 @@ def build_kernels(name="kernels", instead=None, emulator=None):
     return link(
         f"{name}.so", [compile_cpp(KERNELS_BINDING), *objects, emulator or build_emulator()]
     )
-
-
-def build_library(sources, name, architectures=ARCHITECTURES, emulator=None):
-    """The path of a library of other .cu files, made as _kernels is, for ctypes.
-
-    What cannot be compiled for all ARCHITECTURES says for which it can.
-    """
-    objects = in_parallel(lambda path: compile_cu(path, architectures), map(Path, sources))
-    return link(f"{name}.so", [*objects, emulator or build_emulator()])

@@ -240,7 +240,10 @@ void copy_in(Warp& warp, const Instruction& at, const Form& form, int lane) {
   for_lanes(mask, [&](int rank) {
     const SharedPlace target{blocks[rank].get(), to.offset};
     const SharedPlace counted{blocks[rank].get(), mbarrier.offset};
-    mbarrier_at(warp, lane, counted);
+    if (const Mbarrier& used = mbarrier_at(warp, lane, counted); !used.fenced_init)
+      warp.fail("counts at the mbarrier that PTX line " + std::to_string(used.init_line) +
+                    " initialises, with no fence.mbarrier_init between them",
+                lane);
     AsyncOperation operation;
     operation.name = kName;
     if (form.across) operation.reads = {{source_of(warp, at, form, lane, box.bytes), box.bytes}};

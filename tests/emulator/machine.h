@@ -189,6 +189,7 @@ struct Mbarrier {
   Clock clock, fenced;       // of the arrivals up to now
   Clock released, released_fenced;  // of the phases completed
   Epoch initialised;
+  bool fenced_init = false;  // shown to the async proxy
   int init_line = 0;
 };
 
