@@ -19,28 +19,47 @@ namespace green_kernels {
 namespace {
 
 constexpr int kColumns = 8;              // widened together
-constexpr int kDepth = 1 << 10;          // of them: 32 KB
+constexpr int kDepth = 1 << 9;           // of them: 16 KB, beside as much of rows
+constexpr int kCacheLine = 64;           // bytes
 constexpr int kPitch = kDepth + kLanes;  // lest they all fall into a few sets of the cache
 
 template <int lanes>
 struct Vector {
   typedef float Floats __attribute__((vector_size(4 * lanes)));
+  typedef int32_t Places __attribute__((vector_size(4 * lanes)));
 };
 
+// to[i] = the sum of x[i], for four vectors at once: they change places within quarters of a
+// register, so that three additions are left to do for all.
 template <int lanes>
-HOST_DEVICE float total(const typename Vector<lanes>::Floats& x) {
+HOST_DEVICE void totals(const typename Vector<lanes>::Floats* x, float* to) {
+  using Floats = typename Vector<lanes>::Floats;
+  typename Vector<lanes>::Places low, high, even, odd;
+  for (int i = 0; i < lanes; ++i) {
+    const int quarter = i / 4 * 4, place = i % 4;
+    low[i] = quarter + place / 2 + place % 2 * lanes;
+    high[i] = low[i] + 2;
+    even[i] = quarter + place % 2 + place / 2 * lanes;
+    odd[i] = even[i] + 2;
+  }
+  const Floats a = __builtin_shuffle(x[0], x[1], low) + __builtin_shuffle(x[0], x[1], high);
+  const Floats b = __builtin_shuffle(x[2], x[3], low) + __builtin_shuffle(x[2], x[3], high);
+  const Floats sums = __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
   float at[lanes];
-  std::memcpy(at, &x, sizeof at);
-  for (int half = lanes / 2; half; half /= 2)
+  std::memcpy(at, &sums, sizeof at);
+  for (int half = lanes / 2; half >= 4; half /= 2)
     for (int i = 0; i < half; ++i) at[i] += at[i + half];
-  return at[0];
+  std::memcpy(to, at, 4 * sizeof(float));
 }
 
 // The first `depth` values of `columns` columns, as floats; from there to the next multiple of
-// kLanes, zeros.
-HOST_DEVICE void widen(const int8_t* w_q, int64_t K, int columns, int depth, float (*to)[kPitch]) {
-  for (int c = 0; c < columns; ++c, w_q += K) {
-    for (int k = 0; k < depth; ++k) to[c][k] = w_q[k];
+// kLanes, zeros.  What will be wanted next is on its way meanwhile.  (Where that lies past the end
+// of w_q, nothing is read: it is a hint.)
+HOST_DEVICE void widen(const int8_t* w_q, const int8_t* next, int64_t K, int columns, int depth,
+                       float (*to)[kPitch]) {
+  for (int c = 0; c < columns; ++c) {
+    for (int k = 0; k < kDepth; k += kCacheLine) __builtin_prefetch(next + c * K + k);
+    for (int k = 0; k < depth; ++k) to[c][k] = w_q[c * K + k];
     for (int k = depth; k % kLanes; ++k) to[c][k] = 0;
   }
 }
@@ -50,7 +69,7 @@ template <int lanes, int R, int C>
 HOST_DEVICE void add_block(const float* x, int64_t x_stride, const float (*w)[kPitch], int depth,
                            float* acc, int64_t N) {
   using Floats = typename Vector<lanes>::Floats;
-  Floats sums[R][C] = {}, rows[R], column;
+  Floats sums[round_up(R * C, 4)] = {}, rows[R], column;
   for (int k = 0; k < depth; k += lanes) {
 #pragma GCC unroll 8  // all of each loop, or sums and rows would lie in memory
     for (int r = 0; r < R; ++r) std::memcpy(&rows[r], x + r * x_stride + k, sizeof column);
@@ -58,11 +77,14 @@ HOST_DEVICE void add_block(const float* x, int64_t x_stride, const float (*w)[kP
     for (int c = 0; c < C; ++c) {
       std::memcpy(&column, w[c] + k, sizeof column);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) sums[r][c] += rows[r] * column;
+      for (int r = 0; r < R; ++r) sums[r * C + c] += rows[r] * column;
     }
   }
+  float found[round_up(R * C, 4)];
+#pragma GCC unroll 4
+  for (int i = 0; i < R * C; i += 4) totals<lanes>(sums + i, found + i);
   for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c) acc[r * N + c] += total<lanes>(sums[r][c]);
+    for (int c = 0; c < C; ++c) acc[r * N + c] += found[r * C + c];
 }
 
 // acc += rows m to M of x, R at a time, times the columns; returns the first row that is left.
@@ -92,7 +114,9 @@ HOST_DEVICE void dot(const float* x, int64_t M, const int8_t* w_q, int64_t N, in
     for (int64_t k = 0; k < K; k += kDepth) {
       const int columns = int(std::min<int64_t>(kColumns, N - n));
       const int depth = int(std::min<int64_t>(kDepth, K - k));
-      widen(w_q + n * K + k, K, columns, depth, w);
+      const int8_t* tile = w_q + n * K + k;
+      const int8_t* next = k + kDepth < K ? tile + kDepth : w_q + (n + kColumns) * K;
+      widen(tile, next, K, columns, depth, w);
       float* to = acc + n;
       int64_t m = add_rows<lanes, sums, 4>(0, x + k, x_stride, M, w, columns, depth, to, N);
       m = add_rows<lanes, sums, 2>(m, x + k, x_stride, M, w, columns, depth, to, N);
