@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cuda/int8_matmul_schedule.h"
+#include "cuda/int8_weight_linear_schedule.h"
 
 namespace green_kernels {
 namespace {
@@ -14,6 +15,21 @@ namespace {
 using Pair = std::pair<int, int>;
 
 Pair pair(Place place) { return {place.row, place.column}; }
+
+void bind_int8_weight_linear(pybind11::module_& schedule) {
+  schedule.attr("WEIGHT_TILES") =
+      pybind11::cast(std::vector<Tile>(kWeightTiles, kWeightTiles + kWeightTileCount));
+  schedule.def("weight_shared_bytes", [](const Tile& t) { return weight_shared_bytes(t); });
+  schedule.def("weight_tiles_of_y",
+               [](const Tile& t, int64_t M, int64_t N) { return weight_tiles_of_y(t, M, N); });
+  schedule.def("choose_weight_tile", [](int64_t M, int64_t N, int sm_count) {
+    return choose_weight_tile(M, N, sm_count);
+  });
+  schedule.def("mma_values", [](int mma, int pair) { return mma_values(mma, pair); });
+  schedule.def("held_chunk", [](int lane, int chunks) { return pair(held_chunk(lane, chunks)); });
+  schedule.def("partial_word", [](int row, int column) { return partial_word(row, column); });
+  schedule.def("skinny_written", [](int thread) { return pair(skinny_written(thread)); });
+}
 
 }  // namespace
 
@@ -56,6 +72,7 @@ void bind_schedule(pybind11::module_& m) {
   schedule.def("tile_place", [](int index, int tiles_m, int tiles_n) {
     return pair(tile_place(index, tiles_m, tiles_n));
   });
+  bind_int8_weight_linear(schedule);
 }
 
 }  // namespace green_kernels

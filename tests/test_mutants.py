@@ -15,9 +15,10 @@ import pytest
 import torch
 from emulator import build
 from emulator.cuda_ops import CudaOps
+from float_sums import assert_near_body
 
 from green_kernels._C import plans
-from green_kernels.ops import int8_matmul, quantize_rows
+from green_kernels.ops import int8_matmul, int8_weight_linear, quantize_rows
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
@@ -38,6 +39,17 @@ class Mutant:
     by: str
     splits: int = 0  # into how many parts K goes; 0 for what the chooser takes
 
+    @property
+    def op(self):
+        """The op that must show it."""
+        for stem, op in (
+            ("quantize_row", "quantize_rows"),
+            ("int8_weight_linear", "int8_weight_linear"),
+        ):
+            if stem in self.file:
+                return op
+        return "int8_matmul"
+
 
 def matmul(old, new, by):
     return Mutant("cuda/int8_matmul_mma.cu", {old: new}, by)
@@ -45,6 +57,10 @@ def matmul(old, new, by):
 
 def split(old, new, by):
     return Mutant("cuda/int8_matmul_mma.cu", {old: new}, by, splits=4)
+
+
+def tiles(old, new, by):
+    return Mutant("cuda/tiles.cuh", {old: new}, by)
 
 
 def schedule(old, new, by):
@@ -65,6 +81,10 @@ def row(old, new, by):
 
 def quantize(old, new, by, **more):
     return Mutant("cuda/quantize_rows.cu", {old: new} | more, by)
+
+
+def weights(file, old, new, by):
+    return Mutant(f"cuda/int8_weight_linear{file}", {old: new}, by)
 
 
 FEW_BLOCKS = {"kMaxBlocks = 1 << 20": "kMaxBlocks = 1"}  # so that a block has several rows
@@ -99,13 +119,13 @@ MUTANTS = {
         "ptx::ldmatrix_x4(x_stage(i + tile.stages - 1) +",
         f"{RACE}|{EARLY}|nobody has written|{VALUES}",
     ),
-    "no barrier of the warp before its rows are written": matmul(
-        "lane, sums[m]);\n      __syncwarp();",
+    "no barrier of the warp before its rows are written": tiles(
+        "lane, sums[m]);\n    __syncwarp();",
         "lane, sums[m]);",
         f"{RACE}reads what the store",
     ),
-    "no barrier of the warp before its rows are staged again": matmul(
-        "      }\n      __syncwarp();\n    }\n  };", "      }\n    }\n  };", f"{RACE}overwrites"
+    "no barrier of the warp before its rows are staged again": tiles(
+        "      }\n    }\n    __syncwarp();\n", "      }\n    }\n", f"{RACE}overwrites"
     ),
     # Indices.
     "a swizzle off by one row, reading": matmul(
@@ -113,9 +133,9 @@ MUTANTS = {
         "swizzle(row + 1, step * 2 + x_at.column, chunks)",
         f"{VALUES}|nobody has written|{RACE}|outside the block",
     ),
-    "a swizzle off by one row, writing": matmul(
-        "swizzle(row, first.column, chunks)",
-        "swizzle(row ^ 1, first.column, chunks)",
+    "a swizzle off by one row, writing": tiles(
+        "swizzle(row, first.column, kChunks)",
+        "swizzle(row ^ 1, first.column, kChunks)",
         f"{VALUES}|nobody has written",
     ),
     "a swizzle that leaves half the banks": schedule(
@@ -152,13 +172,13 @@ MUTANTS = {
         "outside the block's",
     ),
     # Tails.
-    "rows past the end are read": matmul("row < rows ? bytes : 0", "bytes", OUTSIDE),
+    "rows past the end are read": tiles("row < rows ? bytes : 0", "bytes", OUTSIDE),
     "columns past K are read": matmul(
         "bytes = min(max(left_of_K - k, 0), kChunk)",
         "bytes = kChunk",
         f"{VALUES}|{OUTSIDE}",
     ),
-    "rows past M are written": matmul(
+    "rows past M are written": tiles(
         "if (m < args.M && four.count > 0)", "if (four.count > 0)", OUTSIDE
     ),
     "columns past N are written": epilogue(
@@ -241,6 +261,59 @@ MUTANTS = {
     "counters that are not zero at first": split(
         "words[i] = 0;", "words[i] = i == 0 ? 1 : 0;", VALUES
     ),
+    # int8_weight_linear, many rows.
+    "int8 weights: a wait one group short": weights(
+        "_tiles.cu", "wait_group<tile.stages - 2>()", "wait_group<tile.stages - 1>()", EARLY
+    ),
+    "int8 weights: no barrier before sums are staged": weights(
+        "_tiles.cu", "  __syncthreads();  // the sums", "  // the sums", RACE
+    ),
+    "int8 weights: a swizzle off by one row": weights(
+        "_tiles.cu",
+        "swizzle(row, chunk, chunks)",
+        "swizzle(row ^ 1, chunk, chunks)",
+        VALUES,
+    ),
+    "int8 weights: chunks of x in the wrong order": weights(
+        "_tiles.cu",
+        "x_at.column + mma_values(mma, 0) / kChunkValues",
+        "x_at.column + 1 - mma_values(mma, 0) / kChunkValues",
+        VALUES,
+    ),
+    "int8 weights: registers of A exchanged": weights(
+        "_tiles.cu",
+        "{low[0], high[0], low[1], high[1]}",
+        "{low[0], low[1], high[0], high[1]}",
+        VALUES,
+    ),
+    "int8 weights: values of x past K are copied": weights(
+        "_tiles.cu", "row < rows && i < left ?", "row < rows ?", f"{VALUES}|{OUTSIDE}"
+    ),
+    # Few rows.
+    "int8 weights: no barrier before sums are added up": weights(
+        "_skinny.cu",
+        "  leave_sums();\n  __syncthreads();\n",
+        "  leave_sums();\n",
+        f"{RACE}|nobody has written",
+    ),
+    "int8 weights: a warp's sums left out": weights(
+        "_skinny.cu", "other = 1; other < kSkinnyWarps", "other = 2; other < kSkinnyWarps", VALUES
+    ),
+    "int8 weights: rows of w past N are read": weights(
+        "_skinny.cu", "n0 + held.row + i * 8 < args.N && ", "", OUTSIDE
+    ),
+    "int8 weights: values of x past K are read": weights(
+        "_skinny.cu", "i < left ? from[i] :", "true ? from[i] :", f"{VALUES}|{OUTSIDE}"
+    ),
+    "int8 weights: what infinity leaves": weights("_skinny.cu", "isinf(value) ? 0 : ", "", VALUES),
+    "int8 weights: partial sums that share banks": weights(
+        "_schedule.h", "(column ^ column / 4) * kSkinnyRows", "column * kSkinnyRows", CONFLICTS
+    ),
+    # Widening.
+    "int8 weights: the sign is a bit as others": weights(
+        ".cuh", "base | 0x007f007f", "base | 0x00ff00ff", VALUES
+    ),
+    "int8 weights: pairs exchanged": weights(".cuh", "0x5352", "0x5253", VALUES),
 }
 
 
@@ -265,7 +338,7 @@ def mutants(tmp_path_factory):
         number, mutant = item
         name = f"mutant{number}"
         csrc = folder_of(mutant, folder / name / "csrc")
-        return build.build_kernels(csrc, name, ["80"], emulated)
+        return build.build_kernels(csrc, name, ["80"], emulated, mutant.op)
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(MUTANTS, pool.map(make, enumerate(MUTANTS.values())), strict=True))
@@ -285,22 +358,54 @@ def quantize_arguments():
     yield (torch.tensor([[1.0, torch.inf, 2.0], [1.0, 2.0, 3.0]]),)
 
 
+def weight_linear_arguments():
+    """Rows that are aligned or not, for each kernel and dtype; several steps of K for each warp."""
+    for M, K, dtype in (
+        (70, 584, torch.bfloat16), (70, 301, torch.float16),
+        (9, 2200, torch.float16), (3, 301, torch.float32),
+    ):  # fmt: skip
+        x, w_q = torch.randn(M, K).to(dtype), torch.randint(-127, 128, (75, K), dtype=torch.int8)
+        if dtype == torch.float32:
+            x[1, 7] = torch.inf
+        yield x, w_q, torch.rand(75), torch.randn(75)
+
+
+def same_values(actual, expected):
+    return all(
+        torch.equal(a.nan_to_num(), e.nan_to_num()) and torch.equal(a.isnan(), e.isnan())
+        for a, e in zip(actual, expected, strict=True)
+    )
+
+
+def is_right(op, args, outputs):
+    """Whether they are the body's values, or as near as they can be where sums are rounded."""
+    if op is int8_weight_linear:
+        try:
+            assert_near_body(outputs, *args)
+        except AssertionError:
+            return False
+        return True
+    expected = op.reference(*args)
+    return same_values(*((t if op is quantize_rows else (t,)) for t in (outputs, expected)))
+
+
+OPS = {
+    "int8_matmul": (int8_matmul, matmul_arguments),
+    "quantize_rows": (quantize_rows, quantize_arguments),
+    "int8_weight_linear": (int8_weight_linear, weight_linear_arguments),
+}
+
+
 def symptom(mutant, ops):
     """What is seen of a mutant in a run over the arguments, or None."""
-    is_matmul = "quantize" not in mutant.file
-    op, arguments = (
-        (int8_matmul, matmul_arguments) if is_matmul else (quantize_rows, quantize_arguments)
-    )
+    op, arguments = OPS[mutant.op]
     for args in arguments():
         try:
-            actual, expected = getattr(ops, op.__name__)(*args), op.reference(*args)
+            outputs = getattr(ops, mutant.op)(*args)
         except emulator.runtime().EmulatorError as error:
             return str(error)
-        for a, e in zip(*((t,) if is_matmul else t for t in (actual, expected)), strict=True):
-            if not torch.equal(a.nan_to_num(), e.nan_to_num()) or not torch.equal(
-                a.isnan(), e.isnan()
-            ):
-                return VALUES
+        if not is_right(op, args, outputs):
+            return VALUES
         if any(entry["wavefronts"] > entry["least"] for entry in ops.traffic):
             return CONFLICTS
     return None

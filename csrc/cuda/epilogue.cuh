@@ -44,6 +44,9 @@ __device__ __forceinline__ void scale_sums(int4 acc, float x_scale, float (&y)[4
   for (int i = 0; i < 4; ++i) y[i] = product(__int2float_rn(acc_of[i]), x_scale);
 }
 
+// Four sums of a row that are float32, as they were stored.
+__device__ __forceinline__ void as_floats(int4 acc, float (&y)[4]) { memcpy(y, &acc, sizeof(y)); }
+
 // Four values of the residual in row m, as they lie in memory.
 __device__ __forceinline__ Raw4 read_residual(const Epilogue& args, int64_t m,
                                               const Columns& columns) {
@@ -51,7 +54,7 @@ __device__ __forceinline__ Raw4 read_residual(const Epilogue& args, int64_t m,
                    columns.whole);
 }
 
-// Four sums of a row, times its scale, through the rest of the epilogue, in float32.
+// Four sums of a row, times its scale if it has one, through the rest of the epilogue, in float32.
 __device__ __forceinline__ void finish(const Epilogue& args, const Columns& columns,
                                        const Raw4& residual, float (&y)[4]) {
 #pragma unroll

@@ -16,10 +16,6 @@ constexpr bool is_built_for(int arch) {
   return false;
 }
 
-const char* words(cudaError_t error) {
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
-
 cudaError_t describe(int device, Gpu& gpu) {
   int major = 0, minor = 0, kilohertz = 0, bits = 0;
   const std::pair<cudaDeviceAttr, int*> attributes[] = {

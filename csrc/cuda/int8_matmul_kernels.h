@@ -12,6 +12,11 @@ cudaError_t launch_mma(const Int8Matmul& args, const Launch& launch);
 cudaError_t launch_wgmma(const Int8Matmul& args, const Launch& launch);
 cudaError_t launch_decode(const Int8Matmul& args, const Launch& launch);
 
+// What launchers return: null, or CUDA's words for what went wrong.
+inline const char* words(cudaError_t error) {
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
 // Lets a kernel have `bytes` of dynamic shared memory on the current device.
 cudaError_t allow_shared_memory(const void* kernel, int bytes);
 

@@ -8,46 +8,11 @@
 // and the order in which they come shows nowhere.
 #include <utility>
 
-#include "epilogue.cuh"
 #include "int8_matmul_kernels.h"
-#include "int8_matmul_schedule.h"
-#include "ptx.cuh"
+#include "tiles.cuh"
 
 namespace green_kernels {
 namespace {
-
-// Starts copying a stage's part of one matrix, kRows rows of tile.k bytes. A thread's chunks lie in
-// one column, the first at `source`; `bytes` of each are before K, and none of those past `rows`.
-// What is not read becomes zero.
-template <int kTile, int kRows>
-__device__ __forceinline__ void copy_rows(uint32_t shared, const int8_t* source, int64_t stride,
-                                          int rows, int bytes) {
-  constexpr Tile tile = kTiles[kTile];
-  constexpr int chunks = chunks_per_row(tile), rows_apart = threads(tile) / chunks;
-  const Place first = copied_chunk(threadIdx.x, chunks);
-#pragma unroll
-  for (int i = 0; i < kRows / rows_apart; ++i) {
-    const int row = first.row + i * rows_apart;
-    ptx::cp_async_16(shared + swizzle(row, first.column, chunks) * kChunk, source,
-                     row < rows ? bytes : 0);
-    source += rows_apart * stride;
-  }
-}
-
-// A warp's sums of 16 rows, from the mma's order to rows of shared memory.
-template <int kTile, int kSlices>
-__device__ __forceinline__ void stage_slice(uint32_t staging, int lane,
-                                            const int32_t (&sums)[kSlices][4]) {
-  constexpr Tile tile = kTiles[kTile];
-#pragma unroll
-  for (int n = 0; n < kSlices; ++n)
-#pragma unroll
-    for (int reg = 0; reg < 4; reg += 2) {
-      const Place at = mma_c(lane, reg);
-      const int word = staged_word(tile, at.row, n * kMmaN + at.column);
-      ptx::store_shared_2(staging + word * 4, sums[n][reg], sums[n][reg + 1]);
-    }
-}
 
 // How blocks that share a tile hand over their sums.
 struct Split {
@@ -127,8 +92,9 @@ __global__ void __launch_bounds__(threads(kTiles[kTile]), 1)
   const auto fetch_to_shared = [&](int i) {
     if (i < stages_of_K) {
       const int k = i * tile.k, bytes = min(max(left_of_K - k, 0), kChunk);
-      copy_rows<kTile, tile.m>(x_stage(i), x_q + k, args.x_q_stride, rows, bytes);
-      copy_rows<kTile, tile.n>(w_stage(i), w_q + k, args.w_q_stride, columns, bytes);
+      copy_rows<threads(tile), tile.m, chunks>(x_stage(i), x_q + k, args.x_q_stride, rows, bytes);
+      copy_rows<threads(tile), tile.n, chunks>(w_stage(i), w_q + k, args.w_q_stride, columns,
+                                               bytes);
     }
     ptx::cp_async_commit_group();
   };
@@ -166,31 +132,6 @@ __global__ void __launch_bounds__(threads(kTiles[kTile]), 1)
         ptx::mma_m16n8k32(sums[m][n], x[step % 2][m], w[step % 2][n]);
   };
 
-  const auto write_result = [&] {
-    const int staging = warp * staging_words(tile);  // the first word of the warp's
-    const Columns four(args, n0 + corner.column + written(tile, lane, 0).column, wide);
-#pragma unroll 1  // one copy of the epilogue: unrolled, its activations fill the instruction cache
-    for (int slice = 0; slice < slices_m; ++slice) {
-#pragma unroll
-      for (int m = 0; m < slices_m; ++m)
-        if (m == slice)  // registers have no index
-          stage_slice<kTile>(shared_base + staging * 4, lane, sums[m]);
-      __syncwarp();
-#pragma unroll 1
-      for (int pass = 0; pass < write_passes(tile); ++pass) {
-        const Place at = written(tile, lane, pass);
-        const int64_t m = m0 + corner.row + slice * kMmaM + at.row;
-        const int acc = staging + staged_word(tile, at.row, at.column);
-        if (m < args.M && four.count > 0) {
-          float y[4];
-          scale_sums(shared[acc / 4], args.x_scale[m], y);
-          write_row(args, m, four, y);
-        }
-      }
-      __syncwarp();
-    }
-  };
-
   ptx::wait_for_kernel_before();
 #pragma unroll 1
   for (int i = 0; i < tile.stages - 1; ++i) fetch_to_shared(i);
@@ -214,7 +155,10 @@ __global__ void __launch_bounds__(threads(kTiles[kTile]), 1)
     using Flat = int32_t[slices_m * slices_n][4];
     if (!add_up<threads(tile)>(split, part, own, reinterpret_cast<Flat&>(sums))) return;
   }
-  write_result();  // the last wait_for_stage came after every read of a stage
+  // The last wait_for_stage came after every read of a stage.
+  write_sums(
+      tile, args, shared, m0 + corner.row, n0 + corner.column, wide, sums,
+      [&](const int4& acc, int64_t m, float (&y)[4]) { scale_sums(acc, args.x_scale[m], y); });
 }
 
 using Function = void (*)(Int8Matmul, Split, bool);

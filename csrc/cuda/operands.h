@@ -1,4 +1,4 @@
-// What the torch sides of int8_matmul and int8_linear share: tensors as the kernel wants them, and
+// What the torch sides of the products share: tensors as the kernel wants them, and
 // where it is to run.
 #pragma once
 
@@ -30,22 +30,33 @@ inline Tensor with_aligned_rows(const Tensor& w_q, const OptTensor& w_packed) {
   return with_aligned_rows(is_of_use ? *w_packed : w_q);
 }
 
-// All but x_q and x_scale. The tensors are dense and outlive the result.
+// What the arguments of the products have in common, as a T. The tensors are dense and outlive the
+// result.
+template <typename T>
+T product_arguments(const Tensor& w_q, const Tensor& w_scale, const OptTensor& bias,
+                    const OptTensor& residual, Act act, Tensor& y, int64_t M, int64_t N,
+                    int64_t K) {
+  T product{};
+  product.w_q_stride = round_up(K, kChunk);
+  product.w_q = w_q.const_data_ptr<int8_t>();
+  product.w_scale = w_scale.const_data_ptr<float>();
+  product.bias = data_or_null(bias);
+  product.bias_dtype = float_or_any(bias, "bias");
+  product.residual = data_or_null(residual);
+  product.residual_dtype = float_or_any(residual, "residual");
+  product.y = y.mutable_data_ptr();
+  product.y_dtype = to_float(y, "out_dtype");
+  product.act = act;
+  product.M = M, product.N = N, product.K = K;
+  return product;
+}
+
+// All but x_q and x_scale.
 inline Int8Matmul int8_matmul_arguments(const Tensor& w_q, const Tensor& w_scale,
                                         const OptTensor& bias, const OptTensor& residual, Act act,
                                         Tensor& y, int64_t M, int64_t N, int64_t K) {
-  Int8Matmul matmul{};
-  matmul.x_q_stride = matmul.w_q_stride = round_up(K, kChunk);
-  matmul.w_q = w_q.const_data_ptr<int8_t>();
-  matmul.w_scale = w_scale.const_data_ptr<float>();
-  matmul.bias = data_or_null(bias);
-  matmul.bias_dtype = float_or_any(bias, "bias");
-  matmul.residual = data_or_null(residual);
-  matmul.residual_dtype = float_or_any(residual, "residual");
-  matmul.y = y.mutable_data_ptr();
-  matmul.y_dtype = to_float(y, "out_dtype");
-  matmul.act = act;
-  matmul.M = M, matmul.N = N, matmul.K = K;
+  auto matmul = product_arguments<Int8Matmul>(w_q, w_scale, bias, residual, act, y, M, N, K);
+  matmul.x_q_stride = matmul.w_q_stride;
   return matmul;
 }
 

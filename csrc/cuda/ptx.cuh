@@ -47,11 +47,24 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t shared, uint32_t& r0, uint3
                : "memory");
 }
 
+// Four words of global memory that nobody writes meanwhile and this kernel reads once: they do not
+// drive out of L1 what it reads again. (Data movement: ld.global.nc)
+__device__ __forceinline__ uint4 load_once(const void* global) {
+  uint4 words;
+  asm("ld.global.nc.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+      : "l"(global));
+  return words;
+}
+
 // Two words to shared memory, by one instruction for certain: two C++ stores nvcc joins, and one of
 // eight bytes it takes apart where a branch shares it. (Data movement: st)
 __device__ __forceinline__ void store_shared_2(uint32_t shared, int32_t first, int32_t second) {
   asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(shared), "r"(first), "r"(second)
                : "memory");
+}
+__device__ __forceinline__ void store_shared_2(uint32_t shared, float first, float second) {
+  store_shared_2(shared, __float_as_int(first), __float_as_int(second));
 }
 
 // Four, at a multiple of 16 bytes. (Data movement: st)
@@ -69,6 +82,23 @@ __device__ __forceinline__ void mma_m16n8k32(int32_t (&c)[4], const uint32_t (&a
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// The same for a (16, 16) and b (16, 8) of float16 or bfloat16 and c of float32. (Matrix fragments
+// for mma.m16n8k16 with floating point type; Multiply-and-accumulate: mma)
+__device__ __forceinline__ void mma_m16n8k16_f16(float (&c)[4], const uint32_t (&a)[4],
+                                                 const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ __forceinline__ void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4],
+                                                  const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 

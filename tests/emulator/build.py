@@ -196,12 +196,17 @@ def build_fuzz():
     return link("fuzz", emulator_objects(RUNTIME, SANITIZE_FLAGS), SANITIZE_FLAGS)
 
 
-def build_kernels(csrc=CSRC, name="kernels", architectures=ARCHITECTURES, emulator=None):
+def build_kernels(csrc=CSRC, name="kernels", architectures=ARCHITECTURES, emulator=None, op=""):
     """The path of _kernels, made of the kernels in the folder `csrc`; `name` is for the file's.
 
-    It needs the emulator's library, by its path, and finds CUDA's functions there.
+    It needs the emulator's library, by its path, and finds CUDA's functions there. Files of other
+    ops than `op` are those of CSRC, which need not be compiled again for a change in what they
+    share.
     """
-    sources = sorted(Path(csrc).resolve().glob("cuda/*.cu"))
+    sources = [
+        Path(csrc if source.stem.startswith(op) else CSRC).resolve() / "cuda" / source.name
+        for source in sorted(Path(csrc).glob("cuda/*.cu"))
+    ]
     sources = [source for source in sources if architectures_of(source, architectures)]
     objects = in_parallel(lambda path: compile_cu(path, architectures), sources)
     return link(

@@ -147,6 +147,19 @@ class CudaOps:
             )  # fmt: skip
         return y
 
+    def int8_weight_linear(
+        self, x, w_q, w_scale, bias=None, act="none", residual=None, out_dtype=None, w_packed=None
+    ):
+        """See green_kernels.ops.int8_weight_linear."""
+        x, M = x.contiguous(), math.prod(x.shape[:-1])
+        y = poisoned(*x.shape[:-1], w_q.shape[0], dtype=out_dtype or x.dtype)
+        fields, tensors = self.matmul(w_q, w_scale, bias, residual, act, y, M)
+        with self.launching(y, readonly=[x, *tensors]) as kernels:
+            raise_if(
+                kernels.int8_weight_linear_cuda(x=address(x), x_dtype=number(x.dtype), **fields)
+            )
+        return y
+
     @staticmethod
     def matmul(w_q, w_scale, bias, residual, act, y, M):
         """The fields of Int8Matmul but x_q and x_scale, and the tensors behind them."""
@@ -164,9 +177,8 @@ class CudaOps:
 
     def all(self):
         """Them by name, as green_kernels.ops.add_backend takes them."""
-        return {
-            name: getattr(self, name) for name in ("quantize_rows", "int8_matmul", "int8_linear")
-        }
+        names = "quantize_rows", "int8_matmul", "int8_linear", "int8_weight_linear"
+        return {name: getattr(self, name) for name in names}
 
 
 def raise_if(error):

@@ -8,6 +8,7 @@
 
 #include "../../csrc/cuda/int8_linear.h"
 #include "../../csrc/cuda/int8_matmul.h"
+#include "../../csrc/cuda/int8_weight_linear.h"
 #include "../../csrc/cuda/quantize_rows.h"
 
 namespace py = pybind11;
@@ -36,16 +37,23 @@ struct Fields {
   py::kwargs all;
 };
 
+// What the products' structs have in common, as a T; the rest of it is zero.
+template <typename T>
+T product_of(const Fields& field) {
+  T product{};
+  product.w_q = field("w_q"), product.w_q_stride = field("w_q_stride");
+  product.w_scale = field("w_scale");
+  product.bias = field("bias"), product.bias_dtype = field("bias_dtype");
+  product.residual = field("residual"), product.residual_dtype = field("residual_dtype");
+  product.y = field("y"), product.y_dtype = field("y_dtype");
+  product.act = field("act");
+  product.M = field("M"), product.N = field("N"), product.K = field("K");
+  return product;
+}
+
 Int8Matmul matmul_of(const Fields& field) {
-  Int8Matmul matmul{};
+  Int8Matmul matmul = product_of<Int8Matmul>(field);
   matmul.x_q_stride = field("x_q_stride");
-  matmul.w_q = field("w_q"), matmul.w_q_stride = field("w_q_stride");
-  matmul.w_scale = field("w_scale");
-  matmul.bias = field("bias"), matmul.bias_dtype = field("bias_dtype");
-  matmul.residual = field("residual"), matmul.residual_dtype = field("residual_dtype");
-  matmul.y = field("y"), matmul.y_dtype = field("y_dtype");
-  matmul.act = field("act");
-  matmul.M = field("M"), matmul.N = field("N"), matmul.K = field("K");
   return matmul;
 }
 
@@ -83,5 +91,11 @@ PYBIND11_MODULE(_kernels, m) {
     Int8Matmul matmul = matmul_of(field);
     matmul.x = field("x"), matmul.x_dtype = field("x_dtype");
     return int8_linear_cuda(matmul, field("x_q"), field("x_scale"), launch_of(field));
+  });
+  m.def("int8_weight_linear_cuda", [](py::kwargs all) {
+    const Fields field{all};
+    Int8WeightLinear linear = product_of<Int8WeightLinear>(field);
+    linear.x = field("x"), linear.x_dtype = field("x_dtype");
+    return int8_weight_linear_cuda(linear, field.stream());
   });
 }
