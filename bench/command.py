@@ -175,6 +175,12 @@ def _sweep_clocks(options: argparse.Namespace) -> int:
     return sweep.run(options)
 
 
+def _tune(options: argparse.Namespace) -> int:
+    from . import tune
+
+    return tune.run(options)
+
+
 COMMANDS = {
     "run": _run,
     "list": _list,
@@ -183,4 +189,5 @@ COMMANDS = {
     "check": _check,
     "sensor": _sensor,
     "sweep-clocks": _sweep_clocks,
+    "tune": _tune,
 }

@@ -1,9 +1,7 @@
 """The options of each command, and what is wrong with those that were given."""
 
 import argparse
-import math
 import os
-import re
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,12 +13,14 @@ from .data import RECIPES
 from .protocol import FULL, QUICK
 from .record import Record, read
 from .schema import CorruptRecord
+from .tunables import TUNABLES
+from .values import count, duration, fraction, natural, natural_number, positive, rows, shape
 
 DESCRIPTION = "Time and joules of each op and of models, against their peers."
 EPILOG = "Without a command: run --quick, of this machine's device. Each command has its --help."
 QUICK_BUDGET = 150.0  # seconds, where no case is named: under three minutes with the imports
 DTYPES = ("float32", "float16", "bfloat16")
-COMMANDS = ("run", "list", "report", "compare", "check", "sensor", "sweep-clocks")
+COMMANDS = ("run", "list", "report", "compare", "check", "sensor", "sweep-clocks", "tune")
 
 
 def parse(entries: Mapping[tuple[str, str], Entry], argv: list[str]) -> argparse.Namespace:
@@ -61,7 +61,7 @@ def parse(entries: Mapping[tuple[str, str], Entry], argv: list[str]) -> argparse
     compare.add_argument("before", metavar="A", help="records, or a folder of them")
     compare.add_argument("after", metavar="B", help="likewise")
     compare.add_argument(
-        "--threshold", type=_fraction, default=0.02,
+        "--threshold", type=fraction, default=0.02,
         help="relative change that is none (default: %(default)s)",
     )  # fmt: skip
 
@@ -81,6 +81,9 @@ def parse(entries: Mapping[tuple[str, str], Entry], argv: list[str]) -> argparse
     _add_way(sweep)
     _add_device(sweep)
     _add_sweep(sweep)
+
+    tune = commands.add_parser("tune", help="the best launches on this GPU, as a table")
+    _add_tune(tune)
 
     options = parser.parse_args(argv)
     if hasattr(options, "cases"):
@@ -128,28 +131,28 @@ def _add_run(parser) -> None:
         help="the whole protocol: gates, warm-up, ten or more windows of 5 s for each way",
     )  # fmt: skip
     parser.add_argument(
-        "--budget", type=_duration, metavar="TIME",
+        "--budget", type=duration, metavar="TIME",
         help="such as 8m or 90s: no more is started after it (default of a quick run of all: 150s)",
     )  # fmt: skip
     parser.add_argument(
-        "--seconds", type=_positive, help="to time each way of a case for, over all rounds"
+        "--seconds", type=positive, help="to time each way of a case for, over all rounds"
     )
-    parser.add_argument("--rounds", type=_count, help="in each of which all ways take a turn")
+    parser.add_argument("--rounds", type=count, help="in each of which all ways take a turn")
     parser.add_argument(
         "--data", choices=RECIPES, default=RECIPES[0],
         help="what the inputs are: random, a model's own activations, or zeros",
     )  # fmt: skip
-    parser.add_argument("--seed", type=_natural, default=0, help="of the inputs (default: 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="of the inputs (default: 0)")
     parser.add_argument(
         "--json",
         metavar="FILE",
         help="append records to this file; - prints them, tables to stderr",
     )
     parser.add_argument(
-        "--threads", type=_count, default=min(2, _cores()), help="of the CPU (default: %(default)s)"
+        "--threads", type=count, default=min(2, _cores()), help="of the CPU (default: %(default)s)"
     )
     parser.add_argument(
-        "--assume-watts", type=_positive, metavar="W",
+        "--assume-watts", type=positive, metavar="W",
         help="add a column of joules that this many watts would make; never a measurement",
     )  # fmt: skip
     _add_carbon(parser)
@@ -158,24 +161,50 @@ def _add_run(parser) -> None:
 def _add_carbon(parser) -> None:
     grid = parser.add_mutually_exclusive_group()
     grid.add_argument(
-        "--intensity", type=_natural_number, metavar="G", help="of the grid, gCO2e/kWh: adds gCO2e"
+        "--intensity", type=natural_number, metavar="G", help="of the grid, gCO2e/kWh: adds gCO2e"
     )
     grid.add_argument("--country", metavar="ISO", help="whose grid it is; needs the [carbon] extra")
     parser.add_argument(
-        "--pue", type=_positive, help="power usage effectiveness (default: 1, IT only)"
+        "--pue", type=positive, help="power usage effectiveness (default: 1, IT only)"
     )
 
 
 def _add_sweep(parser) -> None:
     parser.add_argument(
-        "--slowdown", type=_positive, default=0.1, help="the most that is accepted (default: 0.1)"
+        "--slowdown", type=positive, default=0.1, help="the most that is accepted (default: 0.1)"
     )
-    parser.add_argument("--points", type=_count, default=8, help="clocks to try (default: 8)")
+    parser.add_argument("--points", type=count, default=8, help="clocks to try (default: 8)")
     parser.add_argument(
         "--set-clocks", action="store_true",
         help="really lock this GPU's clocks, one after the other, and unlock them; else only plan",
     )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", type=Path, help="append the points to this file")
+
+
+def _add_tune(parser) -> None:
+    parser.add_argument("op", choices=("int8_matmul", "int8_linear"))
+    parser.add_argument(
+        "--kernels", choices=tuple(TUNABLES), default="compiled",
+        help="whose launches: plans of the compiled ones, or tiles of Triton's (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shape", dest="shapes", metavar="NxK", type=shape, action="append", required=True,
+        help="of a weight, as 4096x11008: outputs by inputs; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rows", metavar="FIRST:LAST", type=rows, default=(1, 8192),
+        help="of x: one row of the table up to each power of two (default: 1:8192)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--by", choices=("time", "joules"), default="time", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--budget", type=duration, metavar="TIME", help="such as 8m: no more is tried after it"
+    )
+    parser.add_argument(
+        "--table", metavar="FILE", type=Path, required=True,
+        help="to write; rows that it has for other shapes and GPUs are kept",
+    )  # fmt: skip
 
 
 def _choose(parser, entries, options) -> dict[tuple[str, str], Entry]:
@@ -235,49 +264,3 @@ def read_records(options: argparse.Namespace, path: str) -> list[Record]:
 def _cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return cores or 1
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _positive(text: str) -> float:
-    if not 0 < (value := _number(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
-    return value
-
-
-def _natural_number(text: str) -> float:
-    if not 0 <= (value := _number(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, got {text!r}")
-    return value
-
-
-def _fraction(text: str) -> float:
-    if not 0 <= (value := _number(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and less than 1, got {text!r}")
-    return value
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal() or len(text) > 18:  # torch's seeds have 64 bits
-        raise argparse.ArgumentTypeError(f"must be an integer from 0 to 10^18 - 1, got {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
-    return int(text)
-
-
-def _duration(text: str) -> float:
-    """Return the seconds of "90", "90s", "8m" or "1h"."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0
-    if not seconds:
-        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 8m or 1h, got {text!r}")
-    return seconds

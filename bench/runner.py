@@ -1,7 +1,6 @@
 """Run a case: check each way against the baseline, then time all in turn, then measure joules."""
 
 import datetime
-import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +21,6 @@ from .ways import Ready, Refused
 
 LATE = "the time budget was spent before its turn"
 CHECKING = 0.6  # of the time left for a case, to build and check its ways in
-MOST_COPIES = 16  # of a case's buffers; what fits the cache 16 times over is small indeed
-BEYOND = 1.5  # times the cache that all copies take, so that none is left of the last round
 
 
 def utc() -> str:
@@ -82,10 +79,9 @@ class Runner:
 
     def _copies(self, case: Case) -> int:
         """Return how many copies of the buffers exceed the cache; one in the quick protocol."""
-        cache = self.device.cache_bytes
-        if not self.protocol.thorough or case.kind == "model" or not case.bytes or cache is None:
+        if not self.protocol.thorough or case.kind == "model":
             return 1
-        return min(MOST_COPIES, max(1, math.ceil(BEYOND * cache / case.bytes)))
+        return ways.copies(self.device, case.bytes)
 
     def _check(
         self, cases: Sequence[Case], records: "_Records", deadline: float | None
@@ -163,16 +159,10 @@ class Runner:
             for name in turn(list(ready), number):
                 if name not in ready:  # the baseline failed in this very round
                     continue
-                self.device.executor.synchronize()
                 try:
-                    with ways.refusing():
-                        running = batches[name].start()
-                        self.device.executor.synchronize()
+                    times[name].append(ways.seconds(batches[name], self.device))
                 except Refused as reason:
                     records.drop(name, reason, ready)
-                    continue
-                begin, end = running.span()
-                times[name].append((end - begin) / batches[name].calls)
         return times, batches
 
     def _is_late(self, deadline: float | None, ahead: float = 0.0) -> bool:

@@ -18,6 +18,8 @@ from .joules import Joules
 from .protocol import Protocol
 
 WARM_SECONDS = 0.05  # of calls before a way is timed: caches, pools and clocks settle
+MOST_COPIES = 16  # of a case's buffers; what fits the cache 16 times over is small indeed
+BEYOND = 1.5  # times the cache that all copies take, so that none is left of the last round
 BATCH_SECONDS = 0.03  # of a batch in a window of energy: longer than a poll, far below a window
 
 
@@ -134,6 +136,23 @@ def error_of(
         return finite, f"off by {error:.3g}, more than {way.tolerance:.3g}"
     # Rounding may take an error measured as a difference from one just below zero.
     return max(0.0, error), None
+
+
+def copies(device: Device, nbytes: int) -> int:
+    """Return how many copies of buffers of so many bytes exceed the cache, if that is known."""
+    if not nbytes or device.cache_bytes is None:
+        return 1
+    return min(MOST_COPIES, max(1, math.ceil(BEYOND * device.cache_bytes / nbytes)))
+
+
+def seconds(batch: Batch, device: Device) -> float:
+    """Return the seconds that a call takes, of a batch with the device to itself; raise Refused."""
+    device.executor.synchronize()
+    with refusing():
+        running = batch.start()
+        device.executor.synchronize()
+    begin, end = running.span()
+    return (end - begin) / batch.calls
 
 
 def joules(

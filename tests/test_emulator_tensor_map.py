@@ -3,16 +3,16 @@
 loaded[i] = tensor[start + i * step] where that is in bounds, and else the fill; a store goes back
 """
 
-import ctypes
 import re
 import shutil
 import subprocess
-from functools import cache, reduce
+from functools import reduce
 
 import emulator
 import numpy as np
 import pytest
 import torch
+from emulator.tensor_maps import encode
 
 pytestmark = pytest.mark.skipif(bool(emulator.MISSING), reason=str(emulator.MISSING))
 
@@ -32,33 +32,6 @@ CHUNK, ROW = 16, 128
 
 
 # cuTensorMapEncodeTiled
-
-
-@cache
-def driver():
-    function = ctypes.CDLL(emulator.runtime().__file__, emulator.LOADING).cuTensorMapEncodeTiled
-    number, pointer = ctypes.c_uint32, ctypes.c_void_p
-    function.argtypes = [pointer, number, number, *[pointer] * 5, *[number] * 4]
-    return function
-
-
-def encode(
-    data_type, address, sizes, strides, box, steps=None, rank=None, interleave=0,
-    swizzle=NO_SWIZZLE, l2_promotion=0, oob_fill=0, device=emulator.H100, misaligned=0,
-):  # fmt: skip
-    """The 128 bytes of a tensor map; ValueError with the words for a rule that is broken."""
-    room = (ctypes.c_char * 256)()
-    at = -(-ctypes.addressof(room) // 64) * 64 + misaligned
-    sizes, strides = ((ctypes.c_uint64 * len(values))(*values) for values in (sizes, strides))
-    steps = steps or [1] * len(box)
-    box, steps = ((ctypes.c_uint32 * len(values))(*values) for values in (box, steps))
-    rank = len(sizes) if rank is None else rank
-    with emulator.device(device) as runtime:
-        if driver()(at, data_type, rank, address, sizes, strides, box, steps, interleave, swizzle,
-                    l2_promotion, oob_fill):  # fmt: skip
-            raise ValueError(runtime.last_failure())
-    return ctypes.string_at(at, 128)
-
 
 RIGHT = {
     "data_type": FLOAT32, "address": 1 << 20, "sizes": (64, 32, 16), "strides": (256, 8192),

@@ -8,6 +8,8 @@ The formulas are those of csrc/epilogue.h, which says why.
 import triton
 import triton.language as tl
 
+from .floats import product, round_to, to_float32, total
+
 
 @triton.jit
 def _tail(x, exponent):
@@ -61,3 +63,24 @@ def activate(z, ACT: tl.constexpr, PRECISE: tl.constexpr):
         return _times_sigmoid(z, tl.abs(z))
     else:
         return z
+
+
+@triton.jit
+def finish(
+    acc, x_scale_ptr, w_scale_ptr, bias_ptr, residual_ptr, y_ptr,
+    m, n, M, N,
+    ACT: tl.constexpr, PRECISE: tl.constexpr,
+):  # fmt: skip
+    """Store y of a tile of sums: rows m of M, columns n of N. x_scale, bias, residual: or None."""
+    y = acc.to(tl.float32)
+    if x_scale_ptr is not None:
+        y = product(y, tl.load(x_scale_ptr + m, m < M, 0.0)[:, None])
+    y = product(y, tl.load(w_scale_ptr + n, n < N, 0.0)[None, :])
+    if bias_ptr is not None:
+        y = total(y, to_float32(tl.load(bias_ptr + n, n < N, 0.0))[None, :])
+    y = activate(y, ACT, PRECISE)
+    at = m.to(tl.int64)[:, None] * N + n[None, :]  # M * N outgrows int32
+    in_y = (m < M)[:, None] & (n < N)[None, :]
+    if residual_ptr is not None:
+        y = total(y, to_float32(tl.load(residual_ptr + at, in_y, 0.0)))
+    tl.store(y_ptr + at, round_to(y, y_ptr.dtype.element_ty), in_y)

@@ -1,21 +1,28 @@
-"""int8_matmul in Triton: one program computes a BLOCK_M x BLOCK_N tile of y, whole rows deep."""
+"""int8_matmul in Triton: a program computes BLOCK_M x BLOCK_N tiles of y, whole rows deep.
 
+There are two kernels. One loads by pointers and computes one tile. The other, for sm_90 and later,
+loads by tensor descriptors, which the launch encodes, and computes tile on tile, so that what the
+next one needs comes in while this one is finished. int8_matmul_tiles.json says which is for what.
+"""
+
+import functools
 import math
 
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .epilogue import activate
-from .floats import TWO_ROUNDINGS, product, round_to, to_float32, total
+from . import int8_matmul_tiles as tiles
+from .epilogue import finish
+from .floats import TWO_ROUNDINGS
 
-# BLOCK_M, BLOCK_N, BLOCK_K, warps, stages, largest first. The stages fill 96 KB of shared memory at
-# the most, since sm_86, sm_89 and sm_120 have 99.
-TILES = ((128, 128, 128, 8, 3), (64, 128, 128, 4, 4), (64, 64, 128, 4, 4))
-SMALL_TILES = ((64, 64, 128, 8, 4),)  # 16 sums to a thread, where each needs many registers
-ROW_TILES = ((16, 64, 256, 4, 4),)  # 16 rows: the least that tl.dot takes
-PROGRAMS = 128  # to keep every multiprocessor of a large GPU busy: an A100 has 108, an H100 132
-GROUP_M = 8  # tiles of rows that share the columns of w_q in L2
+
+@triton.jit
+def _place(tile, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
+    """The tile's number among those of rows, and among those of columns."""
+    tiles_m, tiles_n = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
+    return tl.swizzle2d(tile // tiles_n, tile % tiles_n, tiles_m, tiles_n, GROUP_M)
 
 
 @triton.jit
@@ -23,14 +30,10 @@ def _int8_matmul_kernel(
     x_q_ptr, x_scale_ptr, w_q_ptr, w_scale_ptr, bias_ptr, residual_ptr, y_ptr,
     M, N, K,
     ACT: tl.constexpr, PRECISE: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):  # fmt: skip
-    tile_m, tile_n = tl.swizzle2d(
-        tl.program_id(0) // tl.cdiv(N, BLOCK_N), tl.program_id(0) % tl.cdiv(N, BLOCK_N),
-        tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP_M,
-    )  # fmt: skip
+    tile_m, tile_n = _place(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP_M)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
@@ -43,29 +46,56 @@ def _int8_matmul_kernel(
         x_q = tl.load(x_q_ptrs + start, (m < M)[:, None] & in_k, 0)
         w_q = tl.load(w_q_ptrs + start, (n < N)[:, None] & in_k, 0)
         acc = tl.dot(x_q, w_q.T, acc, out_dtype=tl.int32)
-
-    y = product(acc.to(tl.float32), tl.load(x_scale_ptr + m, m < M, 0.0)[:, None])
-    y = product(y, tl.load(w_scale_ptr + n, n < N, 0.0)[None, :])
-    if HAS_BIAS:
-        y = total(y, to_float32(tl.load(bias_ptr + n, n < N, 0.0))[None, :])
-    y = activate(y, ACT, PRECISE)
-    at = m.to(tl.int64)[:, None] * N + n[None, :]
-    in_y = (m < M)[:, None] & (n < N)[None, :]
-    if HAS_RESIDUAL:
-        y = total(y, to_float32(tl.load(residual_ptr + at, in_y, 0.0)))
-    tl.store(y_ptr + at, round_to(y, y_ptr.dtype.element_ty), in_y)
+    finish(
+        acc, x_scale_ptr, w_scale_ptr, bias_ptr, residual_ptr, y_ptr, m, n, M, N, ACT, PRECISE
+    )  # fmt: skip
 
 
-def launch(M, N, K, precise):
-    """How the kernel is launched for these sizes: its tile's constants and its options."""
-    # float64 takes twice the registers, and rows off 16 bytes an address for every value.
-    small = precise or N % 16 or K % 16
-    tiles = ROW_TILES if M <= 16 else SMALL_TILES if small else TILES[M <= 64 :]
-    busy = [t for t in tiles if triton.cdiv(M, t[0]) * triton.cdiv(N, t[1]) >= PROGRAMS]
-    block_m, block_n, block_k, warps, stages = busy[0] if busy else tiles[-1]
-    block_k = 32 if K % 16 else block_k  # byte by byte, so fewer at a time
-    tile = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": GROUP_M}
-    return tile, {"num_warps": warps, "num_stages": stages, **TWO_ROUNDINGS}
+@triton.jit
+def _int8_matmul_persistent_kernel(
+    x_q, x_scale_ptr, w_q, w_scale_ptr, bias_ptr, residual_ptr, y_ptr,
+    M, N, K,
+    ACT: tl.constexpr, PRECISE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):  # fmt: skip
+    count = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
+    # Flattened into one loop over the steps of all tiles, so that loads run ahead across tiles.
+    for tile in tl.range(tl.program_id(0), count, tl.num_programs(0), flatten=True):
+        tile_m, tile_n = _place(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
+        for start in range(0, K, BLOCK_K):
+            x_tile = x_q.load([tile_m * BLOCK_M, start])  # 0 beyond the edges
+            w_tile = w_q.load([tile_n * BLOCK_N, start])
+            acc = tl.dot(x_tile, w_tile.T, acc, out_dtype=tl.int32)
+        m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+        n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+        finish(
+            acc, x_scale_ptr, w_scale_ptr, bias_ptr, residual_ptr, y_ptr, m, n, M, N, ACT, PRECISE
+        )  # fmt: skip
+
+
+def launch(M, N, K, arch, precise=False, aligned=True):
+    """How a product is launched on an architecture such as 90: constants, options, persistent.
+
+    precise: with float64 activations;  aligned: x_q and w_q begin at multiples of 16 bytes
+    persistent: by the kernel that loads by tensor descriptors, which needs rows so aligned too.
+    """
+    row = tiles.choose(M, N, K, arch, heavy=bool(precise or N % 16 or K % 16))
+    block_k = 32 if K % 16 else row.BLOCK_K  # byte by byte, so fewer at a time
+    tile = {"BLOCK_M": row.BLOCK_M, "BLOCK_N": row.BLOCK_N, "BLOCK_K": block_k}
+    options = {"num_warps": row.num_warps, "num_stages": row.num_stages, **TWO_ROUNDINGS}
+    persistent = row.persistent and aligned and K > 0 and K % 16 == 0
+    return {**tile, "GROUP_M": row.GROUP_M}, options, persistent
+
+
+@functools.cache
+def gpu_of(device):
+    """The architecture of a device, as 90, and its multiprocessors."""
+    if device.type != "cuda":  # Triton's interpreter
+        return 80, 1
+    properties = torch.cuda.get_device_properties(device)
+    return properties.major * 10 + properties.minor, properties.multi_processor_count
 
 
 def int8_matmul(
@@ -80,11 +110,16 @@ def int8_matmul(
         None if t is None else t.contiguous() for t in (x_q, x_scale, w_q, w_scale, bias, residual)
     )
     precise = y.dtype == torch.float32 and act not in ("none", "relu")
-    tile, options = launch(M, N, K, precise)
-    grid = (triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(N, tile["BLOCK_N"]),)
-    _int8_matmul_kernel[grid](
-        x_q, x_scale, w_q, w_scale, bias, residual, y, M, N, K,
-        act, precise, bias is not None, residual is not None,
-        **tile, **options,
-    )  # fmt: skip
+    aligned = x_q.data_ptr() % 16 == 0 and w_q.data_ptr() % 16 == 0
+    arch, sm_count = gpu_of(x_q.device)
+    tile, options, persistent = launch(M, N, K, arch, precise, aligned)
+    programs = -(-M // tile["BLOCK_M"]) * -(-N // tile["BLOCK_N"])  # triton.cdiv is slow here
+    kernel = _int8_matmul_kernel
+    if persistent:
+        kernel, programs = _int8_matmul_persistent_kernel, min(programs, sm_count)
+        x_q = TensorDescriptor(x_q, [M, K], [K, 1], [tile["BLOCK_M"], tile["BLOCK_K"]])
+        w_q = TensorDescriptor(w_q, [N, K], [K, 1], [tile["BLOCK_N"], tile["BLOCK_K"]])
+    kernel[(programs,)](
+        x_q, x_scale, w_q, w_scale, bias, residual, y, M, N, K, act, precise, **tile, **options
+    )
     return y

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "epilogue.h"
 #include "onednn.h"
 #include "rows.h"
 
@@ -18,50 +19,6 @@ constexpr int64_t kBlockBytes = 2 << 20;  // of a thread's rows and their sums: 
 constexpr int64_t kLeastRows = 64;        // in a block: fewer would not repay starting oneDNN
 constexpr int64_t kLeastShare = 256;      // rows for each thread: with fewer, share the columns
 constexpr int64_t kGrain = 4;             // rows that are worth a thread's while
-
-class Epilogue {
- public:
-  Epilogue(const Tensor& w_scale, const OptTensor& bias, Act act, const OptTensor& residual,
-           ScalarType out_dtype)
-      : N_(w_scale.numel()),
-        w_scale_(dense(w_scale)),
-        act_(act),
-        residual_(dense(residual)),
-        residual_dtype_(float_or_any(residual, "residual")),
-        y_dtype_(to_float(out_dtype, "out_dtype")) {
-    if (!bias) return;
-    bias_.resize(N_);
-    widen(dense(*bias).const_data_ptr(), to_float(*bias, "bias"), N_, bias_.data());
-  }
-
-  int64_t row_bytes() const { return N_ * bytes(y_dtype_); }
-
-  // Rows first to last, from their sums.  A float32 y may be where the sums are.
-  void operator()(int64_t first, int64_t last, const float* acc, const float* x_scale,
-                  void* y) const {
-    std::vector<float> residual(residual_ ? N_ : 0), wide(y_dtype_ == Float::kFloat32 ? 0 : N_);
-    auto* row = static_cast<char*>(y);
-    for (int64_t m = first; m < last; ++m, acc += N_, ++x_scale, row += row_bytes()) {
-      float* out = wide.empty() ? reinterpret_cast<float*>(row) : wide.data();
-      if (residual_) {
-        const auto* from = static_cast<const char*>(residual_->const_data_ptr());
-        widen(from + m * N_ * bytes(residual_dtype_), residual_dtype_, N_, residual.data());
-      }
-      epilogue_row(acc, *x_scale, w_scale_.const_data_ptr<float>(),
-                   bias_.empty() ? nullptr : bias_.data(), act_,
-                   residual_ ? residual.data() : nullptr, N_, out);
-      if (!wide.empty()) narrow(out, N_, y_dtype_, row);
-    }
-  }
-
- private:
-  int64_t N_;
-  Tensor w_scale_;
-  std::vector<float> bias_;
-  Act act_;
-  OptTensor residual_;
-  Float residual_dtype_, y_dtype_;
-};
 
 bool is_packed(const Tensor& w_packed, int64_t N, int64_t K) {
   return w_packed.layout() == torch::headeronly::Layout::Mkldnn &&
@@ -86,7 +43,7 @@ void multiply_small(int64_t M, const FillRows& fill, const Tensor& w_q, const Ep
       torch::stable::parallel_for(0, N, columns, [&](int64_t n, int64_t n_last) {
         dot_rows(x.data(), w + n * K, n_last - n, K, acc.data() + n);
       });
-      finish(m, m + 1, acc.data(), &x_scale, y_ptr + m * N * y.element_size());
+      finish({m, m + 1, 0, N}, acc.data(), &x_scale, y_ptr + m * finish.row_bytes());
     }
   });
 }
@@ -109,7 +66,7 @@ Tensor multiply(int64_t first, int64_t last, const FillRows& fill, const Tensor&
   const int64_t row_bytes = finish.row_bytes();
   torch::stable::parallel_for(first, last, kGrain, [&](int64_t begin, int64_t end) {
     const int64_t row = begin - first;
-    finish(begin, end, acc + row * N, x_scale.data() + row, out + row * row_bytes);
+    finish({begin, end, 0, N}, acc + row * N, x_scale.data() + row, out + row * row_bytes);
   });
   return sums;
 }

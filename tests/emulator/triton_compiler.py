@@ -62,6 +62,7 @@ def answer(module, kernel, arch, signature, constants, divisible, options):
         "name": metadata.name,
         "shared": metadata.shared,
         "threads": 32 * metadata.num_warps,
+        "maps": getattr(metadata, "tensordesc_meta", None),  # of each descriptor, how to encode it
     }
 
 

@@ -5,15 +5,19 @@ whose launch is compiled as Triton's would be and run by the emulator.
 """
 
 import inspect
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from unittest.mock import patch
 
 import torch
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 import emulator
 from emulator.cuda_ops import drawn_seed
+from emulator.tensor_maps import encode
 from emulator.triton_compiler import compiler
+from green_kernels.triton_kernels import int8_matmul
 
 POINTERS = {
     torch.float32: "*fp32",
@@ -22,7 +26,12 @@ POINTERS = {
     torch.int8: "*i8",
 }
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
-KERNELS = {"quantize_rows": "_quantize_rows_kernel", "int8_matmul": "_int8_matmul_kernel"}
+KERNELS = [
+    ("quantize_rows", "_quantize_rows_kernel"),
+    ("int8_matmul", "_int8_matmul_kernel"),
+    ("int8_matmul", "_int8_matmul_persistent_kernel"),
+]
+MULTIPROCESSORS = (1, 3, 132)  # few of them make a persistent program compute several tiles
 
 
 class EmulatedKernel:
@@ -44,11 +53,12 @@ class EmulatedKernel:
         compiled = compiler().compile(
             module=self.module, kernel=self.name, arch=self.arch, signature=kinds, options=options,
             constants={name: values[name] for name in kinds if name not in passed},
-            divisible=[name for name in passed if as_number(values[name]) % 16 == 0],
+            divisible=[name for name in passed if is_divisible(values[name])],
         )  # fmt: skip
-        arguments = [(kind_of_number(kinds[name]), as_number(values[name])) for name in passed]
+        maps = iter(compiled["maps"] or ())
+        arguments = [a for name in passed for a in as_arguments(kinds[name], values[name], maps)]
         arguments += [("ptr", 0)] * 2  # scratch memory, of which these kernels want none
-        with emulator.buffers(*(values[name] for name in passed if kinds[name][0] == "*")):
+        with emulator.buffers(*(tensor for name in passed for tensor in memory_of(values[name]))):
             emulator.launch(
                 compiled["ptx"], compiled["name"], (*grid, 1, 1)[:3], (compiled["threads"], 1, 1),
                 shared=compiled["shared"], arguments=arguments,
@@ -61,30 +71,54 @@ class EmulatedKernel:
             return "constexpr"
         if isinstance(value, torch.Tensor):
             return POINTERS[value.dtype]
+        if isinstance(value, TensorDescriptor):
+            return f"tensordesc<{POINTERS[value.base.dtype][1:]}{list(value.block_shape)}>"
         return "i32" if value < 2**31 else "i64"
 
 
-def as_number(value):
-    return value.data_ptr() if isinstance(value, torch.Tensor) else value
+def is_divisible(value):
+    """Whether a launch tells the compiler that it is a multiple of 16."""
+    number = value.data_ptr() if isinstance(value, torch.Tensor) else value
+    return isinstance(number, int) and number % 16 == 0
 
 
-def kind_of_number(kind):
-    return "ptr" if kind.startswith("*") else kind
+def as_arguments(kind, value, maps):
+    """What of an argument the compiled kernel takes; maps: of the descriptors that are left."""
+    if isinstance(value, torch.Tensor):
+        return [("ptr", value.data_ptr())]
+    if not isinstance(value, TensorDescriptor):
+        return [(kind, value)]
+    how, size = next(maps), value.base.element_size()
+    encoded = encode(
+        how["elem_type"], value.base.data_ptr(), value.shape[::-1],
+        [stride * size for stride in value.strides[-2::-1]], how["block_size"][::-1],
+        swizzle=how["swizzle"],
+    )  # fmt: skip
+    sizes = [("i32", length) for length in value.shape]
+    return [encoded, *sizes, *(("i64", stride) for stride in value.strides)]
+
+
+def memory_of(value):
+    """The tensors that a kernel reaches by an argument."""
+    tensor = value.base if isinstance(value, TensorDescriptor) else value
+    return [tensor] if isinstance(tensor, torch.Tensor) else []
+
+
+def drawn_gpu(arch):
+    """In the place of a launcher's gpu_of."""
+    return lambda device: (arch, MULTIPROCESSORS[int(torch.randint(len(MULTIPROCESSORS), ()))])
 
 
 @contextmanager
 def emulated(arch):
     """Within this block, Triton's launchers launch on the emulator."""
-    before = {}
-    for module, name in KERNELS.items():
-        where = import_module(f"green_kernels.triton_kernels.{module}")
-        before[where, name] = getattr(where, name)
-        setattr(where, name, EmulatedKernel(module, name, getattr(where, name), arch))
-    try:
+    with ExitStack() as stack:
+        for module, name in KERNELS:
+            where = import_module(f"green_kernels.triton_kernels.{module}")
+            kernel = EmulatedKernel(module, name, getattr(where, name), arch)
+            stack.enter_context(patch.object(where, name, kernel))
+        stack.enter_context(patch.object(int8_matmul, "gpu_of", drawn_gpu(arch)))
         yield
-    finally:
-        for (where, name), kernel in before.items():
-            setattr(where, name, kernel)
 
 
 def kernels(arch):

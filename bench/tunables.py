@@ -1,0 +1,173 @@
+"""What can be tuned: how a product is launched, by the kernels of Triton and by compiled ones."""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from green_kernels import ops
+
+# BLOCK_M, BLOCK_N, BLOCK_K, warps, stages, persistent; and how many sums a thread may hold.
+CHOICES = (
+    (16, 32, 64, 128, 256),
+    (32, 64, 128, 256),
+    (64, 128, 256),
+    (4, 8),
+    (3, 4, 5),
+    (False, True),
+)
+SUMS = range(8, 129)
+
+
+@dataclass(frozen=True)
+class Product:
+    """y = op(x, w): (M, K) by (N, K), in bfloat16 and with a bias."""
+
+    op: str
+    M: int
+    N: int
+    K: int
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The candidate that is best for a product, and for all with rows from first_M to its M."""
+
+    product: Product
+    first_M: int
+    name: str
+    origin: str  # who measured it, and how
+
+
+class Tunable(Protocol):
+    """A choice among ways to launch a product."""
+
+    variable: str  # of the environment: names a table to use
+
+    def candidates(self, product: Product) -> Sequence[str]:
+        """Return the names of what could be chosen."""
+
+    def use(self, name: str | None) -> Any:
+        """Return a context within which a product is launched by this one; None: as it is now."""
+
+    def save(self, winners: Sequence[Winner], path: Path) -> None:
+        """Write them to a table, in the place of what it has for their sizes, and read it back."""
+
+
+class Tiles:
+    """The tiles of Triton's int8_matmul."""
+
+    variable = "GREEN_KERNELS_TILES"
+
+    def __init__(self, device: torch.device):
+        """Take the device, whose architecture decides what is possible."""
+        from green_kernels.triton_kernels import int8_matmul, int8_matmul_tiles
+
+        self.tiles = int8_matmul_tiles
+        arch = int8_matmul_tiles.table_arch(int8_matmul.gpu_of(device)[0])
+        self.rows: dict[str, Any] = {}  # by name
+        for m, n, k, warps, stages, persistent in itertools.product(*CHOICES):
+            name = f"{m}x{n}x{k}, {warps} warps, {stages} stages{', persistent' * persistent}"
+            values = {
+                "arch": arch, "first_M": 1, "last_M": None, "N": None, "K": None, "heavy": None,
+                "least_tiles": 1, "BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "GROUP_M": 8,
+                "num_warps": warps, "num_stages": stages, "persistent": persistent, "origin": name,
+            }  # fmt: skip
+            if m * n // (32 * warps) in SUMS:
+                with suppress(ValueError):  # it does not fit shared memory, or must not be here
+                    self.rows[name] = int8_matmul_tiles.row(values, name)
+
+    def candidates(self, product: Product) -> list[str]:
+        """Return the tiles that are not far beyond M and K, and that the operands allow."""
+        return [
+            name
+            for name, row in self.rows.items()
+            if row.BLOCK_M < max(32, 2 * product.M)
+            and row.BLOCK_K < max(128, 2 * product.K)
+            and not (row.persistent and product.K % 16)
+        ]
+
+    @contextmanager
+    def use(self, name: str | None) -> Iterator[None]:
+        """Within this block, compute products in Triton, by a tile of `candidates`."""
+        with ops.use("triton"):
+            if name is None:
+                yield
+                return
+            with self.tiles.use(self.rows[name]):
+                yield
+
+    def save(self, winners: Sequence[Winner], path: Path) -> None:
+        """Write rows before those that the table has of other sizes and architectures."""
+        rows = [
+            replace(
+                self.rows[w.name],
+                first_M=w.first_M,
+                last_M=w.product.M,
+                N=w.product.N,
+                K=w.product.K,
+                heavy=bool(w.product.N % 16 or w.product.K % 16),
+                origin=w.origin,
+            )  # fmt: skip
+            for w in winners
+        ]
+        sizes = {(row.arch, row.N, row.K) for row in rows}
+        before = self.tiles.read(path) if path.exists() else ()
+        kept = [row for row in before if (row.arch, row.N, row.K) not in sizes]
+        self.tiles.write(path, [*rows, *kept])
+        self.tiles.read(path)
+
+
+class Plans:
+    """The plans of the compiled CUDA kernels."""
+
+    variable = "GREEN_KERNELS_PLANS"
+
+    def __init__(self, device: torch.device):
+        """Take the device, whose plans are looked for."""
+        self.gpu = ops.gpu_of(device)
+
+    def candidates(self, product: Product) -> list[str]:
+        """Return all plans; of those that are not possible, a call says so."""
+        return list(ops.PLANS)
+
+    @contextmanager
+    def use(self, name: str | None) -> Iterator[None]:
+        """Within this block, compute products by the compiled kernels, and a plan of that name."""
+        with ops.use("compiled"):
+            if name is None:
+                yield
+                return
+            with ops.use_plan(name):
+                yield
+
+    def save(self, winners: Sequence[Winner], path: Path) -> None:
+        """Write rows before those that the table has of other sizes, ops and GPUs."""
+        rows = [self._row(winner) for winner in winners]
+        kinds = [self._kind(row) for row in rows]
+        before = ops.read_measured_plans(path) if path.exists() else []
+        rows += [row for row in before if self._kind(row) not in kinds]
+        lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+        path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        ops.read_measured_plans(path)
+
+    def _row(self, winner: Winner) -> dict[str, Any]:
+        gpu, product = self.gpu, winner.product
+        return {
+            "arch": gpu.arch, "sm_count": gpu.sm_count, "memory": gpu.memory,
+            "first_M": winner.first_M, "last_M": product.M, "N": product.N, "K": product.K,
+            "from_float": product.op == "int8_linear", "plan": winner.name,
+        }  # fmt: skip
+
+    @staticmethod
+    def _kind(row: Mapping[str, Any]) -> tuple:
+        """What rows of a table have in common that one run of tuning replaces."""
+        return tuple(row[key] for key in ("arch", "sm_count", "memory", "N", "K", "from_float"))
+
+
+TUNABLES = {"compiled": Plans, "triton": Tiles}  # by kernels

@@ -1,0 +1,147 @@
+"""python -m bench tune: for this GPU, and for given weights, the fastest or least hungry launches.
+
+    python -m bench tune int8_matmul --kernels triton --shape 4096x4096 --rows 1:4096 --by joules
+
+A table of those that are surely better than what is in use is written; GREEN_KERNELS_TILES or
+GREEN_KERNELS_PLANS then names it. Nothing is tuned when a program runs.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from torch import Tensor
+
+from green_kernels import ops
+
+from . import data, device, machine, ways
+from .device import Device
+from .runner import utc
+from .trial import IN_USE, Trial, Verdict
+from .tunables import TUNABLES, Product, Tunable, Winner
+from .ways import Refused
+
+
+def run(options: argparse.Namespace) -> int:
+    """Tune and write a table; 1 if any result was wrong, or what is in use failed."""
+    if not torch.cuda.is_available():
+        options.error("tune measures on a GPU, and torch finds no CUDA device here")
+    return tune(options, device.find("cuda"), machine.facts("cuda")["gpu"])
+
+
+def tune(options: argparse.Namespace, tested: Device, gpu: str) -> int:
+    """Tune on a device, and say so on the terminal; gpu: its name, for the table."""
+    if options.by == "joules" and tested.meter is None:
+        options.error(f"argument --by: no joules to tune by: {tested.no_meter}")
+    tuner = Tuner(options, tested, gpu, TUNABLES[options.kernels](torch.device(tested.name)))
+    say = Console(markup=False, highlight=False, soft_wrap=True).print
+    with Console(stderr=True).status("") as status:
+        tuner.progress = lambda step: status.update(escape(step))
+        for line in tuner.lines():
+            say(line)
+    if tuner.winners:
+        say(f"To use it: {tuner.tunable.variable}={options.table}")
+    return 1 if tuner.failed else 0
+
+
+@dataclass
+class Tuner:
+    """Trials of several products, and what they come to."""
+
+    options: argparse.Namespace  # op, shapes, rows, by, table, budget
+    tested: Device
+    gpu: str
+    tunable: Tunable
+    winners: list[Winner] = field(default_factory=list)
+    failed: bool = False  # a result was wrong, or what is in use raised
+    progress: Callable[[str], None] = lambda step: None
+
+    def lines(self) -> Iterator[str]:
+        """Try all, write the table after each that changes it, and yield what to tell of it."""
+        options, clock = self.options, self.tested.clock
+        deadline = None if options.budget is None else clock() + options.budget
+        for N, K in options.shapes:
+            for first, last in buckets(*options.rows):
+                product = Product(options.op, last, N, K)
+                head = f"{product.op} {last}x{K}x{N}: "
+                if deadline is not None and clock() >= deadline:
+                    yield head + "left out, the time was up"
+                    continue
+                try:
+                    verdict = self._try(product, head, deadline)
+                except Refused as reason:
+                    self.failed = True
+                    yield head + f"failed: {reason}"
+                    continue
+                yield head + self._take(product, first, verdict)
+
+    def _take(self, product: Product, first: int, verdict: Verdict) -> str:
+        """Note what a trial came to, write the table if it changes; return it in words."""
+        timed = f"of {verdict.timed} that were timed, where {len(verdict.failed)} failed"
+        if verdict.wrong:
+            self.failed = True
+            timed += f" and WRONG BITS came from {', '.join(verdict.wrong)}"
+        if verdict.gain is None:
+            return f"what is in use stays: {verdict.reason} ({timed})"
+        share = f"{1 / verdict.gain.value:.1%} of what is in use, by {self.options.by}"
+        if verdict.best == IN_USE:
+            return f"what is in use stays: the best takes {share} ({timed})"
+        origin = f"measured on {self.gpu}, {utc()}, at M = {product.M}: takes {share} till then"
+        self.winners.append(Winner(product, first, verdict.best, origin))
+        self.tunable.save(self.winners, self.options.table)
+        return f"{verdict.best}: takes {share} ({timed})"
+
+    def _try(self, product: Product, head: str, deadline: float | None) -> Verdict:
+        copies = ways.copies(self.tested, _bytes(product))
+        made = [problem(product, self.tested.name, seed) for seed in range(copies)]
+        names = [None, *self.tunable.candidates(product)]
+        calls = {
+            IN_USE if name is None else name: [self._call(name, call) for call, _ in made]
+            for name in names
+        }
+        expected = [expected for _, expected in made]
+        return Trial(
+            self.tested,
+            calls,
+            expected,
+            self.options.by,
+            deadline=deadline,
+            progress=lambda step: self.progress(head + step),
+        ).run()
+
+    def _call(self, name: str | None, call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        def launched_so() -> Tensor:
+            with self.tunable.use(name):
+                return call()
+
+        return launched_so
+
+
+def buckets(first: int, last: int) -> list[tuple[int, int]]:
+    """Return the ranges of M that share a row, up to each power of two; the last M is measured."""
+    ends = [end for i in range(31) if first <= (end := 1 << i) < last] + [last]
+    return list(zip([first, *(end + 1 for end in ends)], ends, strict=False))
+
+
+@ways.refusing()
+@torch.inference_mode()
+def problem(product: Product, name: str, seed: int) -> tuple[Callable[[], Tensor], Tensor]:
+    """Return a call of a product on a device, and what it must give; raise Refused if it fails."""
+    M, N, K = product.M, product.N, product.K
+    with data.recipe("normal", seed):
+        x = data.activations(M, K, name).bfloat16()
+        w_q, w_scale = ops.quantize_rows(torch.randn(N, K, device=name))
+        bias = torch.randn(N, device=name).bfloat16()
+    op = getattr(ops, product.op)
+    left = (x,) if product.op == "int8_linear" else ops.quantize_rows(x)
+    args, more = (*left, w_q, w_scale, bias), {"out_dtype": torch.bfloat16}
+    return lambda: op(*args, **more), op.reference(*args, **more)
+
+
+def _bytes(product: Product) -> int:
+    """Of a product's operands, its weights before all."""
+    M, N, K = product.M, product.N, product.K
+    return M * K * (2 if product.op == "int8_linear" else 1) + N * K + 2 * M * N
