@@ -96,6 +96,9 @@ def quantize(old, new, by, **more):
 
 FEW_BLOCKS = {"kMaxBlocks = 1 << 20": "kMaxBlocks = 1"}  # so that a block has several rows
 
+# Of the mma of integers: its sums are in integer registers.
+OPERANDS = '"+r"(c[3])\n      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1])'
+
 MUTANTS = {
     # Waits, barriers and stages.
     "no barrier after the wait for a stage": matmul(
@@ -197,9 +200,13 @@ MUTANTS = {
         "is not a multiple of",
     ),
     # PTX.
-    "operands of B exchanged": ptx('"r"(b[0]), "r"(b[1])', '"r"(b[1]), "r"(b[0])', VALUES),
+    "operands of B exchanged": ptx(
+        OPERANDS, OPERANDS.replace('"r"(b[0]), "r"(b[1])', '"r"(b[1]), "r"(b[0])'), VALUES
+    ),
     "operands of A exchanged": ptx(
-        '"r"(a[0]), "r"(a[1]), "r"(a[2])', '"r"(a[0]), "r"(a[2]), "r"(a[1])', VALUES
+        OPERANDS,
+        OPERANDS.replace('"r"(a[1]), "r"(a[2])', '"r"(a[2]), "r"(a[1])'),
+        VALUES,
     ),
     "ldmatrix transposes": ptx("m8n8.x4.shared.b16", "m8n8.x4.trans.shared.b16", VALUES),
     "no zero fill": ptx(

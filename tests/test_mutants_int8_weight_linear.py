@@ -81,6 +81,12 @@ MUTANTS = {
         "row < rows && i < left ?", "row < rows ?", f"{VALUES}|{OUTSIDE}"
     ),
     # Few rows.
+    "a lane's wait one group short": skinny(
+        "wait_group<kSkinnyAhead - 2>()", "wait_group<kSkinnyAhead - 1>()", EARLY
+    ),
+    "no barrier of the warp before sums are left": skinny(
+        "  __syncwarp();  // other", "  // other", f"{RACE}overwrites"
+    ),
     "no barrier before sums are added up": skinny(
         "  leave_sums();\n  __syncthreads();\n",
         "  leave_sums();\n",
@@ -89,7 +95,7 @@ MUTANTS = {
     "a warp's sums left out": skinny(
         "other = 1; other < kSkinnyWarps", "other = 2; other < kSkinnyWarps", VALUES
     ),
-    "rows of w past N are read": skinny("n0 + held.row + i * 8 < args.N && ", "", OUTSIDE),
+    "rows of w past N are read": skinny("n0 + held.row + half * 8 < args.N && ", "", OUTSIDE),
     "values of x past K are read": skinny(
         "i < left ? from[i] :", "true ? from[i] :", f"{VALUES}|{OUTSIDE}"
     ),

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
+#include <numeric>
 
 #include "../types.h"
 
@@ -33,6 +33,7 @@ struct Vector {
 // register, so that three additions are left to do for all.
 template <int lanes>
 HOST_DEVICE void totals(const typename Vector<lanes>::Floats* x, float* to) {
+#if defined(__GNUC__) && !defined(__clang__)
   using Floats = typename Vector<lanes>::Floats;
   typename Vector<lanes>::Places low, high, even, odd;
   for (int i = 0; i < lanes; ++i) {
@@ -50,6 +51,13 @@ HOST_DEVICE void totals(const typename Vector<lanes>::Floats* x, float* to) {
   for (int half = lanes / 2; half >= 4; half /= 2)
     for (int i = 0; i < half; ++i) at[i] += at[i + half];
   std::memcpy(to, at, 4 * sizeof(float));
+#else
+  for (int i = 0; i < 4; ++i) {
+    float at[lanes];
+    std::memcpy(at, x + i, sizeof at);
+    to[i] = std::accumulate(at, at + lanes, 0.0f);
+  }
+#endif
 }
 
 // The first `depth` values of `columns` columns, as floats; from there to the next multiple of
