@@ -5,25 +5,21 @@ from dataclasses import replace
 import emulator
 import pytest
 import torch
-from emulator.mutants import CONFLICTS, VALUES, Mutant, Subject, check_is_caught, check_is_right
+from emulator.mutants import (
+    CONFLICTS,
+    VALUES,
+    Mutant,
+    Subject,
+    check_is_caught,
+    check_is_right,
+    tiles,
+)
 
 from green_kernels._C import plans
 from green_kernels.ops import int8_matmul, quantize_rows
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
-TILES = """{
-    {256, 128, 64, 4, 2, 4},  // 96 KB: one block an SM, least traffic
-    {128, 128, 64, 2, 2, 4},  // 64 KB: two blocks an SM where it has 164 KB or more
-    {64, 128, 64, 2, 2, 4},   // 48 KB: two blocks an SM everywhere
-    {64, 64, 128, 2, 2, 3},   // 48 KB
-    {32, 64, 128, 2, 2, 4},   // 48 KB
-    {16, 64, 128, 1, 4, 4},   // 40 KB
-    {16, 32, 128, 1, 2, 6},   // 36 KB: decoding, when (16, 64) would leave SMs idle
-};"""
-DTYPES = """args.dtype == Float::kFloat32   ? launch<float>
-                          : args.dtype == Float::kFloat16 ? launch<__half>
-                                                          : launch<__nv_bfloat16>;"""
 RACE = "race: "
 EARLY = "has yet to write|nobody has written"  # what a copy writes was touched before its wait
 OUTSIDE = "outside all buffers"
@@ -50,7 +46,7 @@ MATMUL = Subject(
     emulator.A100,
     matmul_calls,
     plans.Plan(plans.Kernel.mma, 0, 1),
-    {"int8_matmul_schedule.h": {TILES: "{{64, 64, 128, 2, 2, 3}};"}},
+    {"int8_matmul_schedule.h": tiles("kTiles", "{{64, 64, 128, 2, 2, 3}}")},
 )
 SPLIT = replace(MATMUL, plan=plans.Plan(plans.Kernel.mma, 0, 4))
 QUANTIZE = Subject(
@@ -58,7 +54,7 @@ QUANTIZE = Subject(
     "80",
     emulator.A100,
     quantize_calls,
-    slighter={"quantize_rows.cu": {DTYPES: "launch<float>;"}},
+    slighter={"quantize_rows.cu": ("launch_for = [^;]*;", "launch_for = launch<float>;")},
 )
 
 
