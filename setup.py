@@ -171,6 +171,7 @@ def extension():
         define_macros=[
             ("TORCH_TARGET_VERSION", TORCH_TARGET),
             ("GREEN_KERNELS_VERSION", f'"{VERSION}"'),
+            ("GREEN_KERNELS_HAS_CUDA", str(int(home is not None))),
             ("GREEN_KERNELS_CUDA_VERSION", f'"{cuda_version(nvcc) if home else ""}"'),
             ("GREEN_KERNELS_CUDA_ARCHITECTURES", f'"{";".join(archs)}"'),
             ("GREEN_KERNELS_DEBUG", str(int(DEBUG))),
@@ -202,7 +203,7 @@ setup(
     packages=sorted(packages()),
     package_dir=PACKAGE_DIR,
     include_package_data=False,  # the records under bench/results/ stay in the repository
-    package_data={"green_kernels.bench": ["*.j2"]},
+    package_data={"green_kernels.bench": ["*.j2"], "green_kernels.ops": ["*.json"]},
     ext_modules=modules,
     cmdclass={"build_py": Python, **commands},
 )

@@ -3,11 +3,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "cuda/int8_matmul.h"
 #include "cuda/int8_matmul_cost.h"
 #include "plans.h"
 
@@ -103,6 +105,8 @@ void bind_plans(pybind11::module_& m) {
       .def_readonly("kernel", &Plan::kernel)
       .def_readonly("tile", &Plan::tile)
       .def_readonly("splits", &Plan::splits)
+      .def_property_readonly("name", &name)
+      .def("__repr__", &name)
       .def("__eq__", [](const Plan& a, const Plan& b) { return a == b; })
       .def_property_readonly("quantizes", [](const Plan& plan) { return quantizes(plan); })
       .def("workspace_bytes",
@@ -125,6 +129,13 @@ void bind_plans(pybind11::module_& m) {
   plans.attr("DECODE_TILES") =
       pybind11::cast(std::vector<DecodeTile>(kDecodeTiles, kDecodeTiles + kDecodeTileCount));
   plans.attr("SPLITS") = pybind11::cast(std::vector<int>(std::begin(kSplits), std::end(kSplits)));
+
+  std::vector<Plan> all;
+  for (const Kernel kernel : {Kernel::kMma, Kernel::kWgmma, Kernel::kDecode})
+    for (int tile = 0; tile < kTileCounts[int(kernel)]; ++tile)
+      for (const int splits : kSplits)
+        if (is_compiled({kernel, tile, splits})) all.push_back({kernel, tile, splits});
+  plans.attr("ALL") = pybind11::cast(all);
 
   bind_decode(plans);
   bind_wgmma(plans);
@@ -149,6 +160,17 @@ void bind_plans(pybind11::module_& m) {
             "Predicted nanoseconds of the float layer, of values of 2 or 4 bytes.");
   plans.def("ask_for", &ask_for_plan, "plan"_a,
             "A plan for every product; None for the chooser's.");
+  plans.def("asked_for", &plan_asked_for, "That plan, or None.");
+#if GREEN_KERNELS_HAS_CUDA
+  plans.def(
+      "current_gpu",
+      [] {
+        Gpu gpu{};
+        if (const char* error = current_gpu(gpu)) throw std::runtime_error(error);
+        return gpu;
+      },
+      "The current CUDA device.");
+#endif
   plans.def(
       "set_measured",
       [](const std::vector<

@@ -31,14 +31,34 @@ Plan choose(int64_t M, int64_t N, int64_t K, const Gpu& gpu, bool from_float) {
   return choose_plan(M, N, K, gpu, from_float);
 }
 
+std::string tile_name(const Plan& plan) {
+  const auto times = [](int a, int b) { return std::to_string(a) + "x" + std::to_string(b); };
+  if (plan.kernel == Kernel::kWgmma) {
+    const WgmmaTile& tile = kWgmmaTiles[plan.tile];
+    return times(tile.m, tile.n) + (tile.cluster > 1 ? "x" + std::to_string(tile.cluster) : "");
+  }
+  if (plan.kernel == Kernel::kDecode) {
+    const DecodeTile& tile = kDecodeTiles[plan.tile];
+    return std::to_string(tile.tokens) + (tile.quantizes ? "q" : "");
+  }
+  const Tile& tile = kTiles[plan.tile];
+  return times(tile.m, tile.n) + "x" + std::to_string(tile.k);
+}
+
 }  // namespace
+
+std::string name(const Plan& plan) {
+  constexpr const char* kNames[] = {"mma:", "wgmma:", "decode:"};  // by kernel
+  return kNames[int(plan.kernel)] + tile_name(plan) + ":" + std::to_string(plan.splits);
+}
 
 Plan planned(int64_t M, int64_t N, int64_t K, const Gpu& gpu, bool from_float) {
   const std::lock_guard<std::mutex> lock(mutex);
   if (asked_for) {
     if (is_possible(*asked_for, M, N, K, gpu, from_float)) return *asked_for;
     throw std::runtime_error(
-        "the plan that was asked for is not possible for M, N, K = " + std::to_string(M) + ", " +
+        "the plan " + name(*asked_for) +
+        " that was asked for is not possible for M, N, K = " + std::to_string(M) + ", " +
         std::to_string(N) + ", " + std::to_string(K) + " on sm_" + std::to_string(gpu.arch));
   }
   const Product product{
@@ -52,6 +72,11 @@ Plan planned(int64_t M, int64_t N, int64_t K, const Gpu& gpu, bool from_float) {
 void ask_for_plan(std::optional<Plan> plan) {
   const std::lock_guard<std::mutex> lock(mutex);
   asked_for = plan;
+}
+
+std::optional<Plan> plan_asked_for() {
+  const std::lock_guard<std::mutex> lock(mutex);
+  return asked_for;
 }
 
 void set_measured_plans(std::vector<MeasuredPlan> plans) {

@@ -85,7 +85,12 @@ def _trial(model: nn.Module, recipe: Recipes, where: Where | None):
         change = Change(names[0], type(layer).__name__, None, reason, before, before, names[1:])
         if reason is None:
             after = _int8(model, names[0], chosen).nbytes
-            change = dataclasses.replace(change, became=Int8Linear.__name__, bytes_after=after)
+            change = dataclasses.replace(
+                change,
+                became=Int8Linear.__name__,
+                bytes_after=after,
+                caveat=survey.caveat(layer, chosen),
+            )
             plan.append((names, chosen))
         changes.append(change)
     return changes, plan

@@ -27,30 +27,39 @@ class Int8(Recipe):
 
     min_features: layers with fewer inputs or outputs are left alone. 128 is where int8 overtook
         float32 on a CPU at 1024 rows; below, rounding the rows costs more than is won.
-    keep_faster: leave layers that are faster in their own dtype on their device, as far as that has
-        been measured: on a CPU without VNNI and AMX, all; in bfloat16 on a CPU with AMX, those with
-        fewer than some 1100 inputs. False converts them too, for the memory that it saves.
+    keep_faster: leave layers that are faster in their own dtype on their device, as far as that is
+        known. Measured: on a CPU without VNNI and AMX, all; in bfloat16 on a CPU with AMX, those
+        with fewer than some 1100 inputs. Predicted: on a GPU, see green_kernels.ops.predicted_gain.
+        False converts them too, for the memory that it saves.
+    rows: how many rows x has in a call, where that is known: tokens or samples. A GPU's layers are
+        judged at it; None judges them at 1 to 8192, and leaves those that gain at none of these.
     subclasses: names of subclasses of nn.Linear to convert too, as "Name" or "module.Name"; their
         forward must be nn.Linear's, for it is the one that they will have.
     """
 
     min_features: int = 128
     keep_faster: bool = True
+    rows: int | None = None
     subclasses: tuple[str, ...] = ()
 
     def __post_init__(self):
         """TypeError or ValueError, with the name of the field, for what a field cannot hold."""
-        least = self.min_features
-        if not isinstance(least, int) or isinstance(least, bool):
-            raise TypeError(f"min_features must be an int, got {least!r}")
-        if least < 1:
-            raise ValueError(f"min_features must be at least 1, got {least}")
+        _check_positive("min_features", self.min_features)
+        if self.rows is not None:
+            _check_positive("rows", self.rows)
         if not isinstance(self.keep_faster, bool):
             raise TypeError(f"keep_faster must be a bool, got {self.keep_faster!r}")
         names = self.subclasses
         if not isinstance(names, (tuple, list)) or not all(isinstance(n, str) for n in names):
             raise TypeError(f"subclasses must be a tuple of class names, got {names!r}")
         object.__setattr__(self, "subclasses", tuple(names))
+
+
+def _check_positive(field: str, number: Any) -> None:
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"{field} must be an int, got {number!r}")
+    if number < 1:
+        raise ValueError(f"{field} must be at least 1, got {number}")
 
 
 KINDS: dict[str, type[Recipe]] = {kind.__name__: kind for kind in (Int8,)}

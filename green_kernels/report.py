@@ -11,6 +11,7 @@ class Change:
     name: as in named_modules();  also: further names of the same module
     became: class name, or None where it was left, for the reason given
     bytes_before, bytes_after: in memory; after converting with the packed copy of the weights
+    caveat: of one that was converted, where it is predicted to be slower than it was
     """
 
     name: str
@@ -20,6 +21,7 @@ class Change:
     bytes_before: int
     bytes_after: int
     also: tuple[str, ...] = ()
+    caveat: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Report:
 def _cells(change: Change) -> tuple[str, ...]:
     name = " = ".join((change.name, *change.also))
     became = change.became or f"left: {change.reason}"
+    if change.caveat:
+        became += f" ({change.caveat})"
     return name, change.was, became, f"{change.bytes_before:,}", f"{change.bytes_after:,}"
 
 

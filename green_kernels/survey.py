@@ -16,6 +16,7 @@ from green_kernels.nn import Int8Linear
 from green_kernels.recipes import Int8
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_ROWS = tuple(2**i for i in range(14))  # of x: one token to 8192
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -46,6 +47,11 @@ class Survey:
             or self._tied(layer)
             or self._read_by_another(name)
         )
+
+    def caveat(self, layer: nn.Module, recipe: Int8) -> str | None:
+        """At what numbers of rows a layer that may be swapped would lose, in words; or None."""
+        slower = _where_slower(_predicted_gains(layer.weight, recipe))
+        return slower and f"predicted slower than in {_dtype(layer.weight)} at {slower}"
 
     def _tied(self, layer):
         other = self.ties.get((layer, "weight"))
@@ -121,7 +127,13 @@ def _wrong_size(layer, recipe):
 
 
 def _faster_as_it_is(weight, recipe):
-    if not recipe.keep_faster or weight.device.type != "cpu":
+    if not recipe.keep_faster:
+        return None
+    if gains := _predicted_gains(weight, recipe):
+        if max(gains.values()) > 1:
+            return None
+        return f"predicted faster in {_dtype(weight)} at {_where_slower(gains)}"
+    if weight.device.type != "cpu":
         return None
     if not ops.is_fast_on_cpu():
         return "faster in float: neither VNNI nor AMX here, or no compiled kernels"
@@ -134,6 +146,34 @@ def _faster_as_it_is(weight, recipe):
     if 165 / n + 950 / k < 0.9:
         return None
     return f"faster in bfloat16: {k} to {n} features are too few for int8 on this CPU"
+
+
+def _predicted_gains(weight, recipe):
+    """On a GPU: by rows of x, how many times as fast as in float it would be. Else nothing."""
+    gpu = ops.gpu_of(weight.device)
+    if gpu is None:
+        return {}
+    n, k = weight.shape
+    rows = _ROWS if recipe.rows is None else (recipe.rows,)
+    return {m: ops.predicted_gain(m, n, k, weight.dtype, gpu) for m in rows}
+
+
+def _dtype(weight):
+    return str(weight.dtype).removeprefix("torch.")
+
+
+def _where_slower(gains):
+    """The numbers of rows without a gain, in words: "1 to 8 and 64 rows"; None without one."""
+    runs: list[list[int]] = []
+    before = None
+    for rows, gain in gains.items():
+        if gain <= 1 and before is not None and before <= 1:
+            runs[-1].append(rows)
+        elif gain <= 1:
+            runs.append([rows])
+        before = gain
+    spans = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    return " and ".join(spans) + " rows" if spans else None
 
 
 @functools.cache

@@ -8,7 +8,12 @@ import pytest
 from green_kernels import recipes
 from green_kernels.recipes import Int8
 
-RECIPES = [Int8(), Int8(min_features=1), Int8(subclasses=("Projection", "models.Projection"))]
+RECIPES = [
+    Int8(),
+    Int8(min_features=1),
+    Int8(rows=64),
+    Int8(subclasses=("Projection", "models.Projection")),
+]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
@@ -43,6 +48,8 @@ WRONG = {
         TypeError,
         "keep_faster must be a bool, got 1",
     ),
+    "no rows": ('{"kind": "Int8", "rows": 0}', ValueError, "rows must be at least 1, got 0"),
+    "rows in words": ('{"kind": "Int8", "rows": "all"}', TypeError, "rows must be an int"),
     "text for names": ('{"kind": "Int8", "subclasses": "A"}', TypeError, "class names, got 'A'"),
     "numbers for names": ('{"kind": "Int8", "subclasses": [1]}', TypeError, "class names, got"),
     "not JSON": ("{", ValueError, "property name"),

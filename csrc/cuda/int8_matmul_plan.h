@@ -49,21 +49,26 @@ constexpr int memory_rate(int64_t kilohertz, int64_t bits) {
   return int(kilohertz * bits / 8 * 2 / 1000000);
 }
 
+// Whether there is a kernel for this plan, if its tile is one.
+constexpr bool is_compiled(const Plan& plan) {
+  return plan.splits == 1 || plan.kernel == Kernel::kDecode ||
+         (plan.kernel == Kernel::kMma && may_split(kTiles[plan.tile]));
+}
+
 // Whether a plan, of a tile that there is, computes this product on this GPU.
 constexpr bool is_possible(const Plan& plan, int64_t M, int64_t N, int64_t K, const Gpu& gpu,
                            bool from_float) {
+  if (!is_compiled(plan)) return false;
   switch (plan.kernel) {
     case Kernel::kWgmma:
-      return gpu.has_sm90a && plan.splits == 1 && is_in_range(kWgmmaTiles[plan.tile], M, N);
+      return gpu.has_sm90a && is_in_range(kWgmmaTiles[plan.tile], M, N);
     case Kernel::kDecode: {
       const DecodeTile& tile = kDecodeTiles[plan.tile];
       return gpu.has_sm90a && decode_fits(tile, K, plan.splits) &&
              (!tile.quantizes || (from_float && M <= kQuantizingRows));
     }
-    default: {
-      const Tile& tile = kTiles[plan.tile];
-      return shared_bytes(tile) <= gpu.shared_limit && (plan.splits == 1 || may_split(tile));
-    }
+    default:
+      return shared_bytes(kTiles[plan.tile]) <= gpu.shared_limit;
   }
 }
 
