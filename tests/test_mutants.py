@@ -5,27 +5,23 @@ from dataclasses import replace
 import emulator
 import pytest
 import torch
-from emulator.mutants import CONFLICTS, VALUES, Mutant, Subject, check_is_caught, check_is_right
+from emulator.mutants import (
+    CONFLICTS,
+    VALUES,
+    Mutant,
+    Subject,
+    check_is_caught,
+    check_is_right,
+    tiles,
+)
 
 from green_kernels._C import plans
 from green_kernels.ops import int8_matmul, quantize_rows
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
-TILES = """{
-    {256, 128, 64, 4, 2, 4},  // 96 KB: one block an SM, least traffic
-    {128, 128, 64, 2, 2, 4},  // 64 KB: two blocks an SM where it has 164 KB or more
-    {64, 128, 64, 2, 2, 4},   // 48 KB: two blocks an SM everywhere
-    {64, 64, 128, 2, 2, 3},   // 48 KB
-    {32, 64, 128, 2, 2, 4},   // 48 KB
-    {16, 64, 128, 1, 4, 4},   // 40 KB
-    {16, 32, 128, 1, 2, 6},   // 36 KB: decoding, when (16, 64) would leave SMs idle
-};"""
-DTYPES = """args.dtype == Float::kFloat32   ? launch<float>
-                          : args.dtype == Float::kFloat16 ? launch<__half>
-                                                          : launch<__nv_bfloat16>;"""
 RACE = "race: "
-EARLY = "has yet to write"  # what an asynchronous copy writes was touched before its wait
+EARLY = "has yet to write|nobody has written"  # what a copy writes was touched before its wait
 OUTSIDE = "outside all buffers"
 
 
@@ -50,7 +46,7 @@ MATMUL = Subject(
     emulator.A100,
     matmul_calls,
     plans.Plan(plans.Kernel.mma, 0, 1),
-    {"int8_matmul_schedule.h": {TILES: "{{32, 64, 128, 2, 2, 4}};"}},
+    {"int8_matmul_schedule.h": tiles("kTiles", "{{64, 64, 128, 2, 2, 3}}")},
 )
 SPLIT = replace(MATMUL, plan=plans.Plan(plans.Kernel.mma, 0, 4))
 QUANTIZE = Subject(
@@ -58,7 +54,7 @@ QUANTIZE = Subject(
     "80",
     emulator.A100,
     quantize_calls,
-    slighter={"quantize_rows.cu": {DTYPES: "launch<float>;"}},
+    slighter={"quantize_rows.cu": ("launch_for = [^;]*;", "launch_for = launch<float>;")},
 )
 
 
@@ -70,7 +66,7 @@ def split(old, new, by):
     return Mutant(SPLIT, MATMUL.source, {old: new}, by)
 
 
-def tiles(old, new, by):
+def in_tiles(old, new, by):
     return matmul(old, new, by, "tiles.cuh")
 
 
@@ -117,7 +113,7 @@ MUTANTS = {
     "one stage too few in flight": matmul(
         "for (int i = 0; i < tile.stages - 1; ++i) fetch_to_shared(i);",
         "for (int i = 0; i < tile.stages - 2; ++i) fetch_to_shared(i);",
-        f"{EARLY}|nobody has written|{VALUES}",
+        f"{EARLY}|{VALUES}",
     ),
     "no group for stages past the last": matmul(
         "    }\n    ptx::cp_async_commit_group();",
@@ -127,14 +123,14 @@ MUTANTS = {
     "a stage read one step late": matmul(
         "ptx::ldmatrix_x4(x_stage(i) +",
         "ptx::ldmatrix_x4(x_stage(i + tile.stages - 1) +",
-        f"{RACE}|{EARLY}|nobody has written|{VALUES}",
+        f"{RACE}|{EARLY}|{VALUES}",
     ),
-    "no barrier of the warp before its rows are written": tiles(
+    "no barrier of the warp before its rows are written": in_tiles(
         "lane, sums[m]);\n    __syncwarp();",
         "lane, sums[m]);",
         f"{RACE}reads what the store",
     ),
-    "no barrier of the warp before its rows are staged again": tiles(
+    "no barrier of the warp before its rows are staged again": in_tiles(
         "      }\n    }\n    __syncwarp();\n", "      }\n    }\n", f"{RACE}overwrites"
     ),
     # Indices.
@@ -143,7 +139,7 @@ MUTANTS = {
         "swizzle(row + 1, step * 2 + x_at.column, chunks)",
         f"{VALUES}|nobody has written|{RACE}|outside the block",
     ),
-    "a swizzle off by one row, writing": tiles(
+    "a swizzle off by one row, writing": in_tiles(
         "swizzle(row, first.column, kChunks)",
         "swizzle(row ^ 1, first.column, kChunks)",
         f"{VALUES}|nobody has written",
@@ -182,13 +178,13 @@ MUTANTS = {
         "outside the block's",
     ),
     # Tails.
-    "rows past the end are read": tiles("row < rows ? bytes : 0", "bytes", OUTSIDE),
+    "rows past the end are read": in_tiles("row < rows ? bytes : 0", "bytes", OUTSIDE),
     "columns past K are read": matmul(
         "bytes = min(max(left_of_K - k, 0), kChunk)",
         "bytes = kChunk",
         f"{VALUES}|{OUTSIDE}",
     ),
-    "rows past M are written": tiles(
+    "rows past M are written": in_tiles(
         "if (m < args.M && four.count > 0)", "if (four.count > 0)", OUTSIDE
     ),
     "columns past N are written": epilogue(

@@ -19,6 +19,7 @@ from emulator.mutants import (
     check_is_right,
     linear_call,
     matmul_call,
+    tiles,
 )
 
 from green_kernels._C import plans
@@ -26,9 +27,6 @@ from green_kernels._C import plans
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
 SOURCE, HEADER = "int8_matmul_decode_sm90a.cu", "int8_matmul_decode.h"
-TILES = """{
-    {8, 6, true}, {8, 6, false}, {16, 6, false}, {32, 5, false}, {64, 4, false}, {128, 6, false},
-}"""
 SPLITS, K = 2, 1520  # six steps for each block of a cluster
 
 
@@ -42,9 +40,9 @@ def quantizing_calls():
         yield linear_call(M, 131, K)
 
 
-def subject(calls, tile, tiles):
+def subject(calls, tile, rows):
     plan = plans.Plan(plans.Kernel.decode, tile, SPLITS)
-    return Subject(SOURCE, "90a", emulator.H100, calls, plan, {HEADER: {TILES: tiles}})
+    return Subject(SOURCE, "90a", emulator.H100, calls, plan, {HEADER: tiles("kDecodeTiles", rows)})
 
 
 # Which tile rounds x, the rest of the build knows by its number.

@@ -3,7 +3,16 @@
 import emulator
 import pytest
 import torch
-from emulator.mutants import CONFLICTS, VALUES, Mutant, Subject, check_is_caught, check_is_right
+from emulator.mutants import (
+    CONFLICTS,
+    OUTSIDE,
+    VALUES,
+    Mutant,
+    Subject,
+    check_is_caught,
+    check_is_right,
+    tiles,
+)
 from float_sums import assert_near_body
 
 from green_kernels.ops import int8_weight_linear
@@ -12,7 +21,6 @@ pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulato
 
 RACE = "race: "
 EARLY = "has yet to write"  # what an asynchronous copy writes was touched before its wait
-OUTSIDE = "outside all buffers"
 
 
 def arguments(M, K, dtype):
@@ -42,75 +50,84 @@ def is_near(op, args, output):
     return True
 
 
-TILES = Subject("int8_weight_linear_tiles.cu", "80", emulator.A100, many_rows, agrees=is_near)
+TILES = Subject(
+    "int8_weight_linear_tiles.cu",
+    "80",
+    emulator.A100,
+    many_rows,
+    agrees=is_near,
+    slighter={
+        "int8_weight_linear_schedule.h": tiles("kWeightTiles", "{{64, 64, kStepK, 2, 2, 4}}")
+    },
+)
 SKINNY = Subject("int8_weight_linear_skinny.cu", "80", emulator.A100, few_rows, agrees=is_near)
 
 
-def tiles(old, new, by):
+def of_tiles(old, new, by):
     return Mutant(TILES, TILES.source, {old: new}, by)
 
 
-def skinny(old, new, by, file=SKINNY.source):
+def of_skinny(old, new, by, file=SKINNY.source):
     return Mutant(SKINNY, file, {old: new}, by)
 
 
 MUTANTS = {
     # Many rows.
-    "a wait one group short": tiles(
+    "a wait one group short": of_tiles(
         "wait_group<tile.stages - 2>()", "wait_group<tile.stages - 1>()", EARLY
     ),
-    "no barrier before sums are staged": tiles(
+    "no barrier before sums are staged": of_tiles(
         "  __syncthreads();  // the sums", "  // the sums", RACE
     ),
-    "a swizzle off by one row": tiles(
+    "a swizzle off by one row": of_tiles(
         "swizzle(row, chunk, chunks)",
         "swizzle(row ^ 1, chunk, chunks)",
         VALUES,
     ),
-    "chunks of x in the wrong order": tiles(
+    "chunks of x in the wrong order": of_tiles(
         "x_at.column + mma_values(mma, 0) / kChunkValues",
         "x_at.column + 1 - mma_values(mma, 0) / kChunkValues",
         VALUES,
     ),
-    "registers of A exchanged": tiles(
+    "registers of A exchanged": of_tiles(
         "{low[0], high[0], low[1], high[1]}",
         "{low[0], low[1], high[0], high[1]}",
         VALUES,
     ),
-    "values of x past K are copied": tiles(
+    "values of x past K are copied": of_tiles(
         "row < rows && i < left ?", "row < rows ?", f"{VALUES}|{OUTSIDE}"
     ),
     # Few rows.
-    "a lane's wait one group short": skinny(
+    "a lane's wait one group short": of_skinny(
         "wait_group<kSkinnyAhead - 2>()", "wait_group<kSkinnyAhead - 1>()", EARLY
     ),
-    "no barrier of the warp before sums are left": skinny(
+    "no barrier of the warp before sums are left": of_skinny(
         "  __syncwarp();  // other", "  // other", f"{RACE}overwrites"
     ),
-    "no barrier before sums are added up": skinny(
+    "no barrier before sums are added up": of_skinny(
         "  leave_sums();\n  __syncthreads();\n",
         "  leave_sums();\n",
         f"{RACE}|nobody has written",
     ),
-    "a warp's sums left out": skinny(
+    "a warp's sums left out": of_skinny(
         "other = 1; other < kSkinnyWarps", "other = 2; other < kSkinnyWarps", VALUES
     ),
-    "rows of w past N are read": skinny("n0 + held.row + half * 8 < args.N && ", "", OUTSIDE),
-    "values of x past K are read": skinny(
+    "rows of w past N are read": of_skinny("n0 + held.row + half * 8 < args.N && ", "", OUTSIDE),
+    "values of x past K are read": of_skinny(
         "i < left ? from[i] :", "true ? from[i] :", f"{VALUES}|{OUTSIDE}"
     ),
-    "what infinity leaves": skinny("isinf(value) ? 0 : ", "", VALUES),
-    "partial sums that share banks": skinny(
+    "what infinity leaves": of_skinny("isinf(value) ? 0 : ", "", VALUES),
+    "partial sums that share banks": of_skinny(
         "(column ^ column / 4) * kSkinnyRows",
         "column * kSkinnyRows",
         CONFLICTS,
         "int8_weight_linear_schedule.h",
     ),
     # Widening.
-    "the sign is a bit as others": skinny(
+    "the sign is a bit as others": of_skinny(
         "base | 0x007f007f", "base | 0x00ff00ff", VALUES, "int8_weight_linear.cuh"
     ),
-    "pairs exchanged": skinny("0x5352", "0x5253", VALUES, "int8_weight_linear.cuh"),
+    "pairs exchanged": of_skinny("0x5352", "0x5253", VALUES, "int8_weight_linear.cuh"),
 }
 
 

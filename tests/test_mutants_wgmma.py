@@ -21,17 +21,12 @@ from emulator.mutants import (
     check_is_right,
     linear_call,
     matmul_call,
+    tiles,
 )
 
 from green_kernels._C import plans
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
-
-TILES = """{
-    {256, 128, 4, 2}, {256, 128, 4, 1}, {128, 256, 4, 2}, {128, 256, 4, 1},
-    {128, 192, 4, 1}, {128, 128, 6, 2}, {128, 128, 6, 1}, {128, 64, 8, 1},
-}"""
-TILE = "{{128, 128, 3, 2}}"
 
 
 def calls():
@@ -47,7 +42,7 @@ WGMMA = Subject(
     emulator.H100,
     calls,
     plans.Plan(plans.Kernel.wgmma, 0, 1),
-    {"int8_matmul_wgmma.h": {TILES: TILE}},
+    {"int8_matmul_wgmma.h": tiles("kWgmmaTiles", "{{128, 128, 3, 2}}")},
 )
 
 

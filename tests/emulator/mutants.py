@@ -52,8 +52,8 @@ class Subject:
     calls: yields (op, arguments), drawn anew each time
     plan: of every product; None for what the chooser takes
     agrees: of op, its arguments and its outputs, whether these are right; to the bit if not said
-    slighter: {file: {piece: what stands there instead}}, which leaves the kernel right but makes it
-        quick to compile and to run
+    slighter: {file: (regular expression, what stands there instead)}, which leaves the kernel right
+        but makes it quick to compile and to run
     """
 
     source: str
@@ -62,7 +62,7 @@ class Subject:
     calls: Callable[[], Iterable]
     plan: object = None
     agrees: Callable[..., bool] = same_values
-    slighter: dict[str, dict[str, str]] = field(default_factory=dict)
+    slighter: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,14 @@ def linear_call(M, N, K):
     return int8_linear, (torch.randn(M, K), *rest, "none", residual)
 
 
-def replace_in(path, pieces):
-    text = path.read_text()
-    for old, new in pieces.items():
-        assert text.count(old) == 1 or old.startswith("__"), f"{path.name} has not one {old!r}"
-        text = text.replace(old, new)
+def tiles(table, rows):
+    """Of `slighter`: a table of tiles with these rows alone."""
+    return rf"{table}\[\] = {{.*?}};", f"{table}[] = {rows};"
+
+
+def replace_in(path, old, new):
+    text, count = re.subn(old, lambda match: new, path.read_text(), flags=re.DOTALL)
+    assert count == 1, f"{path.name} has not one {old!r}"
     path.write_text(text)
 
 
@@ -109,10 +112,10 @@ def load(subject, file=None, pieces=None):
         )
         cuda = build.Path(csrc, "cuda")
         shutil.copy(build.CSRC / "cuda" / subject.source, cuda)
-        for name, slighter in subject.slighter.items():
-            replace_in(cuda / name, slighter)
-        if file:
-            replace_in(cuda / file, pieces)
+        for name, (old, new) in subject.slighter.items():
+            replace_in(cuda / name, old, new)
+        for old, new in (pieces or {}).items():
+            replace_in(cuda / file, re.escape(old), new)
         made = build.compile_cu(cuda / subject.source, [subject.architecture])
     runtime = emulator.runtime().__file__
     return emulator.load("_kernels", build.build_kernels("mutant", {subject.source: made}, runtime))
