@@ -7,6 +7,7 @@ GREEN_KERNELS_PLANS then names it. Nothing is tuned when a program runs.
 """
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from green_kernels import ops
 
 from . import data, device, machine, ways
+from .case import Unavailable
 from .device import Device
 from .runner import utc
 from .trial import IN_USE, Trial, Verdict
@@ -36,7 +38,16 @@ def tune(options: argparse.Namespace, tested: Device, gpu: str) -> int:
     """Tune on a device, and say so on the terminal; gpu: its name, for the table."""
     if options.by == "joules" and tested.meter is None:
         options.error(f"argument --by: no joules to tune by: {tested.no_meter}")
-    tuner = Tuner(options, tested, gpu, TUNABLES[options.kernels](torch.device(tested.name)))
+    try:
+        tunable = TUNABLES[options.kernels](torch.device(tested.name))
+        tunable.read(options.table)  # rather now than after minutes of running
+    except Unavailable as reason:
+        options.error(str(reason))
+    except ValueError as wrong:
+        options.error(f"argument --table: {wrong}")
+    if not os.access(options.table.parent, os.W_OK):
+        options.error(f"argument --table: cannot write into {options.table.parent}")
+    tuner = Tuner(options, tested, gpu, tunable)
     say = Console(markup=False, highlight=False, soft_wrap=True).print
     with Console(stderr=True).status("") as status:
         tuner.progress = lambda step: status.update(escape(step))
@@ -86,13 +97,14 @@ class Tuner:
             timed += f" and WRONG BITS came from {', '.join(verdict.wrong)}"
         if verdict.gain is None:
             return f"what is in use stays: {verdict.reason} ({timed})"
-        share = f"{1 / verdict.gain.value:.1%} of what is in use, by {self.options.by}"
+        share = f"{1 / verdict.gain.value:.1%} of the {self.options.by}"
         if verdict.best == IN_USE:
             return f"what is in use stays: the best takes {share} ({timed})"
-        origin = f"measured on {self.gpu}, {utc()}, at M = {product.M}: takes {share} till then"
+        where = f"on {self.gpu}, {utc()}, at M = {product.M}"
+        origin = f"measured {where}: took {share} of what was in use"
         self.winners.append(Winner(product, first, verdict.best, origin))
         self.tunable.save(self.winners, self.options.table)
-        return f"{verdict.best}: takes {share} ({timed})"
+        return f"{verdict.best} takes {share} of what is in use ({timed})"
 
     def _try(self, product: Product, head: str, deadline: float | None) -> Verdict:
         copies = ways.copies(self.tested, _bytes(product))

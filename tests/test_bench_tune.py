@@ -106,9 +106,9 @@ def test_the_best_by_time_and_by_joules(by, best, gpu, launched, tmp_path, monke
     assert (row.BLOCK_M, row.BLOCK_N, row.BLOCK_K) == (m, n, k)
     assert (row.arch, row.first_M, row.last_M, row.N, row.K) == (80, 9, 12, N, K)
     gain = {"time": "50.0%", "joules": "47.5%"}[by]
-    assert f"takes {gain} of what is in use, by {by}" in row.origin
+    assert f"took {gain} of the {by} of what was in use" in row.origin
     assert "measured on a GPU, 20" in row.origin and "at M = 12" in row.origin
-    assert f"int8_matmul 12x{K}x{N}: {best}: takes {gain} of" in capsys.readouterr().out
+    assert f"int8_matmul 12x{K}x{N}: {best} takes {gain} of the {by} of" in capsys.readouterr().out
     monkeypatch.setenv("GREEN_KERNELS_TILES", str(table))
     tiles.forget()
     assert launcher.launch(10, N, K, 80)[0]["BLOCK_N"] == n
@@ -132,7 +132,7 @@ def test_what_is_wrong_or_fails_is_not_chosen_however_fast(
     assert status == 1 and not table.exists()
     out = capsys.readouterr().out
     assert f"where 1 failed and WRONG BITS came from {FAST})" in out
-    assert "what is in use stays: the best takes 100.0% of what is in use, by time" in out
+    assert "what is in use stays: the best takes 100.0% of the time (of " in out
 
 
 def test_luck_is_not_taken_for_speed(gpu):
@@ -222,6 +222,23 @@ def test_joules_that_no_gate_lets_through_change_nothing(gpu, launched, tmp_path
     assert status == 0 and not table.exists()
     out = capsys.readouterr().out
     assert "what is in use stays: alone: other processes are on the GPU: PID 4242" in out
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_run(gpu, tmp_path, capsys):
+    (tmp_path / "table.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        run(gpu(lambda: 1 / 0), tmp_path)
+    assert "argument --table: " in (error := capsys.readouterr().err)
+    assert "table.json must be a JSON list, got dict" in error
+    with pytest.raises(SystemExit):
+        run(gpu(lambda: 1 / 0), tmp_path / "nowhere")
+    assert "nowhere" in (error := capsys.readouterr().err) and "cannot write into" in error
+
+
+def test_without_compiled_cuda_kernels_there_are_no_plans(gpu, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(gpu(lambda: 1 / 0), tmp_path, kernels="compiled")
+    assert "no CUDA kernels were compiled, so they have no plans" in capsys.readouterr().err
 
 
 def test_joules_need_a_meter(gpu, tmp_path, capsys):
