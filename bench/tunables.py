@@ -58,7 +58,7 @@ class Tunable(Protocol):
         """Return a context within which a product is launched by this one; None: as it is now."""
 
     def read(self, path: Path) -> Sequence[Any]:
-        """Return the rows of a table, none where there is no file; ValueError says what is wrong."""
+        """Return the rows of a table, none where there is no file; ValueError if it is wrong."""
 
     def save(self, winners: Sequence[Winner], path: Path) -> None:
         """Write them to a table, in the place of what it has for their sizes, and read it back."""
