@@ -18,7 +18,7 @@ from .case import Unavailable
 CHOICES = (
     (16, 32, 64, 128, 256),
     (32, 64, 128, 256),
-    (64, 128, 256),
+    (128, 256),
     (4, 8),
     (3, 4, 5),
     (False, True),
@@ -88,12 +88,13 @@ class Tiles:
                     self.rows[name] = int8_matmul_tiles.row(values, name)
 
     def candidates(self, product: Product) -> list[str]:
-        """Return the tiles that are not far beyond M and K, and that the operands allow."""
+        """Return the tiles that suit M and K, and that the operands allow."""
         return [
             name
             for name, row in self.rows.items()
-            if row.BLOCK_M < max(32, 2 * product.M)
-            and row.BLOCK_K < max(128, 2 * product.K)
+            if row.BLOCK_M < max(32, 2 * product.M)  # no more rows than there are
+            and row.BLOCK_M * row.BLOCK_N >= min(64, product.M) * 64  # of many, no sliver
+            and row.BLOCK_K < max(256, 2 * product.K)
             and not (row.persistent and product.K % 16)
         ]
 

@@ -8,6 +8,7 @@ GREEN_KERNELS_PLANS then names it. Nothing is tuned when a program runs.
 
 import argparse
 import os
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -73,25 +74,33 @@ class Tuner:
     def lines(self) -> Iterator[str]:
         """Try all, write the table after each that changes it, and yield what to tell of it."""
         options, clock = self.options, self.tested.clock
-        deadline = None if options.budget is None else clock() + options.budget
-        for N, K in options.shapes:
-            for first, last in buckets(*options.rows):
-                product = Product(options.op, last, N, K)
-                head = f"{product.op} {last}x{K}x{N}: "
-                if deadline is not None and clock() >= deadline:
-                    yield head + "left out, the time was up"
-                    continue
-                try:
-                    verdict = self._try(product, head, deadline)
-                except Refused as reason:
-                    self.failed = True
-                    yield head + f"failed: {reason}"
-                    continue
-                yield head + self._take(product, first, verdict)
+        products = [
+            (first, Product(options.op, last, N, K))
+            for N, K in options.shapes
+            for first, last in buckets(*options.rows)
+        ]
+        start = clock()
+        for done, (first, product) in enumerate(products):
+            deadline = None
+            if options.budget is not None:  # what one leaves of its share goes to those after it
+                left = start + options.budget - clock()
+                deadline = clock() + left / (len(products) - done)
+            head = f"{product.op} {product.M}x{product.K}x{product.N}: "
+            if deadline is not None and clock() >= deadline:
+                yield head + "left out, the time was up"
+                continue
+            try:
+                verdict = self._try(product, head, deadline)
+            except Refused as reason:
+                self.failed = True
+                yield head + f"failed: {reason}"
+                continue
+            yield head + self._take(product, first, verdict)
 
     def _take(self, product: Product, first: int, verdict: Verdict) -> str:
         """Note what a trial came to, write the table if it changes; return it in words."""
         timed = f"of {verdict.timed} that were timed, where {len(verdict.failed)} failed"
+        timed += f" and for {verdict.left} there was no time" if verdict.left else ""
         if verdict.wrong:
             self.failed = True
             timed += f" and WRONG BITS came from {', '.join(verdict.wrong)}"
@@ -109,7 +118,9 @@ class Tuner:
     def _try(self, product: Product, head: str, deadline: float | None) -> Verdict:
         copies = ways.copies(self.tested, _bytes(product))
         made = [problem(product, self.tested.name, seed) for seed in range(copies)]
-        names = [None, *self.tunable.candidates(product)]
+        others = self.tunable.candidates(product)
+        # Drawn, so that of all kinds some are tried where the time ends before the candidates do.
+        names = [None, *random.Random(0).sample(others, len(others))]
         calls = {
             IN_USE if name is None else name: [self._call(name, call) for call, _ in made]
             for name in names
