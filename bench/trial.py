@@ -23,6 +23,8 @@ IN_USE = "in use"  # the name of what is launched where nothing is tuned
 HEAT = 8  # candidates timed beside it at a time: the CUDA graph of each keeps memory
 SCREENING = replace(QUICK, seconds=0.1, rounds=3)
 FINALISTS = 4
+# Of the time there is: when checking ends, which may compile each candidate, and when the heats do.
+CHECKED, SCREENED = 0.5, 0.7
 WORTH = 1.01  # least gain that a row of a table is worth
 
 
@@ -34,6 +36,7 @@ class Verdict:
     gain: Interval | None  # time, or joules, in use / of the best of the others
     reason: str | None  # why gain is None
     timed: int  # candidates
+    left: int  # for which there was no time
     wrong: Sequence[str]  # those with other bits than the reference
     failed: Mapping[str, str]  # why those that raised did
 
@@ -51,15 +54,17 @@ class Trial:
     progress: Callable[[str], None] = lambda step: None
     wrong: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    _start: float = 0.0  # by the device's clock
 
     @torch.inference_mode()
     def run(self) -> Verdict:
         """Return which is best; raise Refused where the one in use gives no right result."""
+        self._start = self.device.clock()
         ready = {name: way for name in self.calls if (way := self._checked(name))}
         if IN_USE in self.wrong:
             raise Refused("the result of what is in use is not the reference's, bit for bit")
         if IN_USE not in ready:
-            raise Refused(f"what is in use: {self.failed.get(IN_USE, 'the time was up')}")
+            raise Refused(f"what is in use: {self.failed[IN_USE]}")
         speeds = self._screened(ready)
         fastest = sorted(speeds, key=speeds.get, reverse=True)[:FINALISTS]
         gains, reason = self._gains({name: ready[name] for name in (IN_USE, *fastest)})
@@ -70,13 +75,14 @@ class Trial:
             gains.get(best),
             None if gains else reason,
             len(speeds),
+            len(self.calls.keys() - {IN_USE} - speeds.keys() - self.failed.keys() - {*self.wrong}),
             self.wrong,
             self.failed,
         )
 
     def _checked(self, name: str) -> Ready | None:
         """Return a candidate whose results are right; None, and it noted, if not."""
-        if self._is_late():
+        if name != IN_USE and self._is_late(CHECKED):
             return None
         self.progress(f"checking {name}")
         try:
@@ -99,7 +105,7 @@ class Trial:
             times = self._times(heat, SCREENING)
             own = statistics.median(times.pop(IN_USE))
             speeds |= {name: own / statistics.median(other) for name, other in times.items()}
-            if self._is_late():
+            if self._is_late(SCREENED):
                 break
         return speeds
 
@@ -147,5 +153,8 @@ class Trial:
         gains.pop(IN_USE, None)
         return gains, reason or "no other could be timed"
 
-    def _is_late(self) -> bool:
-        return self.deadline is not None and self.device.clock() >= self.deadline
+    def _is_late(self, part: float = 1.0) -> bool:
+        """Whether this part of the time for the trial is over."""
+        if self.deadline is None:
+            return False
+        return self.device.clock() - self._start >= part * (self.deadline - self._start)

@@ -12,11 +12,13 @@ import torch
 
 from green_kernels import ops
 
+from .case import Unavailable
+
 # BLOCK_M, BLOCK_N, BLOCK_K, warps, stages, persistent; and how many sums a thread may hold.
 CHOICES = (
     (16, 32, 64, 128, 256),
     (32, 64, 128, 256),
-    (64, 128, 256),
+    (128, 256),
     (4, 8),
     (3, 4, 5),
     (False, True),
@@ -55,6 +57,9 @@ class Tunable(Protocol):
     def use(self, name: str | None) -> Any:
         """Return a context within which a product is launched by this one; None: as it is now."""
 
+    def read(self, path: Path) -> Sequence[Any]:
+        """Return the rows of a table, none where there is no file; ValueError if it is wrong."""
+
     def save(self, winners: Sequence[Winner], path: Path) -> None:
         """Write them to a table, in the place of what it has for their sizes, and read it back."""
 
@@ -83,12 +88,13 @@ class Tiles:
                     self.rows[name] = int8_matmul_tiles.row(values, name)
 
     def candidates(self, product: Product) -> list[str]:
-        """Return the tiles that are not far beyond M and K, and that the operands allow."""
+        """Return the tiles that suit M and K, and that the operands allow."""
         return [
             name
             for name, row in self.rows.items()
-            if row.BLOCK_M < max(32, 2 * product.M)
-            and row.BLOCK_K < max(128, 2 * product.K)
+            if row.BLOCK_M < max(32, 2 * product.M)  # no more rows than there are
+            and row.BLOCK_M * row.BLOCK_N >= min(64, product.M) * 64  # of many, no sliver
+            and row.BLOCK_K < max(256, 2 * product.K)
             and not (row.persistent and product.K % 16)
         ]
 
@@ -101,6 +107,10 @@ class Tiles:
                 return
             with self.tiles.use(self.rows[name]):
                 yield
+
+    def read(self, path: Path) -> Sequence[Any]:
+        """Return the rows of a table of tiles, if it is there."""
+        return self.tiles.read(path) if path.exists() else ()
 
     def save(self, winners: Sequence[Winner], path: Path) -> None:
         """Write rows before those that the table has of other sizes and architectures."""
@@ -117,10 +127,9 @@ class Tiles:
             for w in winners
         ]
         sizes = {(row.arch, row.N, row.K) for row in rows}
-        before = self.tiles.read(path) if path.exists() else ()
-        kept = [row for row in before if (row.arch, row.N, row.K) not in sizes]
+        kept = [row for row in self.read(path) if (row.arch, row.N, row.K) not in sizes]
         self.tiles.write(path, [*rows, *kept])
-        self.tiles.read(path)
+        self.read(path)
 
 
 class Plans:
@@ -129,8 +138,10 @@ class Plans:
     variable = "GREEN_KERNELS_PLANS"
 
     def __init__(self, device: torch.device):
-        """Take the device, whose plans are looked for."""
+        """Take the device, whose plans are looked for; Unavailable where it has none."""
         self.gpu = ops.gpu_of(device)
+        if self.gpu is None:
+            raise Unavailable("no CUDA kernels were compiled, so they have no plans to tune")
 
     def candidates(self, product: Product) -> list[str]:
         """Return all plans; of those that are not possible, a call says so."""
@@ -146,15 +157,18 @@ class Plans:
             with ops.use_plan(name):
                 yield
 
+    def read(self, path: Path) -> Sequence[Any]:
+        """Return the rows of a table of measured plans, if it is there."""
+        return ops.read_measured_plans(path) if path.exists() else []
+
     def save(self, winners: Sequence[Winner], path: Path) -> None:
         """Write rows before those that the table has of other sizes, ops and GPUs."""
         rows = [self._row(winner) for winner in winners]
         kinds = [self._kind(row) for row in rows]
-        before = ops.read_measured_plans(path) if path.exists() else []
-        rows += [row for row in before if self._kind(row) not in kinds]
+        rows += [row for row in self.read(path) if self._kind(row) not in kinds]
         lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
         path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-        ops.read_measured_plans(path)
+        self.read(path)
 
     def _row(self, winner: Winner) -> dict[str, Any]:
         gpu, product = self.gpu, winner.product

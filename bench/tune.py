@@ -7,6 +7,8 @@ GREEN_KERNELS_PLANS then names it. Nothing is tuned when a program runs.
 """
 
 import argparse
+import os
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -18,6 +20,7 @@ from torch import Tensor
 from green_kernels import ops
 
 from . import data, device, machine, ways
+from .case import Unavailable
 from .device import Device
 from .runner import utc
 from .trial import IN_USE, Trial, Verdict
@@ -36,7 +39,16 @@ def tune(options: argparse.Namespace, tested: Device, gpu: str) -> int:
     """Tune on a device, and say so on the terminal; gpu: its name, for the table."""
     if options.by == "joules" and tested.meter is None:
         options.error(f"argument --by: no joules to tune by: {tested.no_meter}")
-    tuner = Tuner(options, tested, gpu, TUNABLES[options.kernels](torch.device(tested.name)))
+    try:
+        tunable = TUNABLES[options.kernels](torch.device(tested.name))
+        tunable.read(options.table)  # rather now than after minutes of running
+    except Unavailable as reason:
+        options.error(str(reason))
+    except ValueError as wrong:
+        options.error(f"argument --table: {wrong}")
+    if not os.access(options.table.parent, os.W_OK):
+        options.error(f"argument --table: cannot write into {options.table.parent}")
+    tuner = Tuner(options, tested, gpu, tunable)
     say = Console(markup=False, highlight=False, soft_wrap=True).print
     with Console(stderr=True).status("") as status:
         tuner.progress = lambda step: status.update(escape(step))
@@ -62,42 +74,53 @@ class Tuner:
     def lines(self) -> Iterator[str]:
         """Try all, write the table after each that changes it, and yield what to tell of it."""
         options, clock = self.options, self.tested.clock
-        deadline = None if options.budget is None else clock() + options.budget
-        for N, K in options.shapes:
-            for first, last in buckets(*options.rows):
-                product = Product(options.op, last, N, K)
-                head = f"{product.op} {last}x{K}x{N}: "
-                if deadline is not None and clock() >= deadline:
-                    yield head + "left out, the time was up"
-                    continue
-                try:
-                    verdict = self._try(product, head, deadline)
-                except Refused as reason:
-                    self.failed = True
-                    yield head + f"failed: {reason}"
-                    continue
-                yield head + self._take(product, first, verdict)
+        products = [
+            (first, Product(options.op, last, N, K))
+            for N, K in options.shapes
+            for first, last in buckets(*options.rows)
+        ]
+        start = clock()
+        for done, (first, product) in enumerate(products):
+            deadline = None
+            if options.budget is not None:  # what one leaves of its share goes to those after it
+                left = start + options.budget - clock()
+                deadline = clock() + left / (len(products) - done)
+            head = f"{product.op} {product.M}x{product.K}x{product.N}: "
+            if deadline is not None and clock() >= deadline:
+                yield head + "left out, the time was up"
+                continue
+            try:
+                verdict = self._try(product, head, deadline)
+            except Refused as reason:
+                self.failed = True
+                yield head + f"failed: {reason}"
+                continue
+            yield head + self._take(product, first, verdict)
 
     def _take(self, product: Product, first: int, verdict: Verdict) -> str:
         """Note what a trial came to, write the table if it changes; return it in words."""
         timed = f"of {verdict.timed} that were timed, where {len(verdict.failed)} failed"
+        timed += f" and for {verdict.left} there was no time" if verdict.left else ""
         if verdict.wrong:
             self.failed = True
             timed += f" and WRONG BITS came from {', '.join(verdict.wrong)}"
         if verdict.gain is None:
             return f"what is in use stays: {verdict.reason} ({timed})"
-        share = f"{1 / verdict.gain.value:.1%} of what is in use, by {self.options.by}"
+        share = f"{1 / verdict.gain.value:.1%} of the {self.options.by}"
         if verdict.best == IN_USE:
             return f"what is in use stays: the best takes {share} ({timed})"
-        origin = f"measured on {self.gpu}, {utc()}, at M = {product.M}: takes {share} till then"
+        where = f"on {self.gpu}, {utc()}, at M = {product.M}"
+        origin = f"measured {where}: took {share} of what was in use"
         self.winners.append(Winner(product, first, verdict.best, origin))
         self.tunable.save(self.winners, self.options.table)
-        return f"{verdict.best}: takes {share} ({timed})"
+        return f"{verdict.best} takes {share} of what is in use ({timed})"
 
     def _try(self, product: Product, head: str, deadline: float | None) -> Verdict:
         copies = ways.copies(self.tested, _bytes(product))
         made = [problem(product, self.tested.name, seed) for seed in range(copies)]
-        names = [None, *self.tunable.candidates(product)]
+        others = self.tunable.candidates(product)
+        # Drawn, so that of all kinds some are tried where the time ends before the candidates do.
+        names = [None, *random.Random(0).sample(others, len(others))]
         calls = {
             IN_USE if name is None else name: [self._call(name, call) for call, _ in made]
             for name in names

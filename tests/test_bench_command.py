@@ -53,6 +53,15 @@ ROOT = Path(__file__).parent.parent
             "--threshold: must be at least 0 and less than 1",
         ),
         (["compare", "a"], "the following arguments are required: B"),
+        (
+            ["tune", "int8_matmul", "--shape", "64"],
+            "--shape: must be NxK with K to 133144, got '64'",
+        ),
+        (
+            ["tune", "int8_matmul", "--rows", "9:8"],
+            "--rows: must be FIRST:LAST, as 1:8192, got '9:8'",
+        ),
+        (["tune", "int8_matmul"], "the following arguments are required: --shape, --table"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

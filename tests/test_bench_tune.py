@@ -21,8 +21,8 @@ plans = pytest.importorskip("green_kernels._C").plans
 from green_kernels.triton_kernels import int8_matmul as launcher  # noqa: E402
 
 N, K = 64, 48
-FAST = "16x128x64, 4 warps, 4 stages"  # of the candidates for 16 rows or fewer
-FRUGAL = "16x64x64, 4 warps, 3 stages"
+FAST = "16x128x128, 4 warps, 4 stages"  # of the candidates for 16 rows or fewer
+FRUGAL = "16x64x128, 4 warps, 3 stages"
 H200 = plans.Gpu(90, 132, 227 * 1024, has_sm90a=True, memory=4800)
 
 
@@ -106,9 +106,9 @@ def test_the_best_by_time_and_by_joules(by, best, gpu, launched, tmp_path, monke
     assert (row.BLOCK_M, row.BLOCK_N, row.BLOCK_K) == (m, n, k)
     assert (row.arch, row.first_M, row.last_M, row.N, row.K) == (80, 9, 12, N, K)
     gain = {"time": "50.0%", "joules": "47.5%"}[by]
-    assert f"takes {gain} of what is in use, by {by}" in row.origin
+    assert f"took {gain} of the {by} of what was in use" in row.origin
     assert "measured on a GPU, 20" in row.origin and "at M = 12" in row.origin
-    assert f"int8_matmul 12x{K}x{N}: {best}: takes {gain} of" in capsys.readouterr().out
+    assert f"int8_matmul 12x{K}x{N}: {best} takes {gain} of the {by} of" in capsys.readouterr().out
     monkeypatch.setenv("GREEN_KERNELS_TILES", str(table))
     tiles.forget()
     assert launcher.launch(10, N, K, 80)[0]["BLOCK_N"] == n
@@ -132,7 +132,7 @@ def test_what_is_wrong_or_fails_is_not_chosen_however_fast(
     assert status == 1 and not table.exists()
     out = capsys.readouterr().out
     assert f"where 1 failed and WRONG BITS came from {FAST})" in out
-    assert "what is in use stays: the best takes 100.0% of what is in use, by time" in out
+    assert "what is in use stays: the best takes 100.0% of the time (of " in out
 
 
 def test_luck_is_not_taken_for_speed(gpu):
@@ -181,9 +181,14 @@ def test_ranges_of_M_end_at_powers_of_two(rows, ends):
 
 
 def test_it_ends_when_its_budget_does(gpu, launched, tmp_path, capsys):
-    """The simulated time of a product is some seconds; so the second finds none left."""
-    run(gpu(cost_of(launched)), tmp_path, "--budget", "1s", rows="9:20")
-    assert "int8_matmul 20x48x64: left out, the time was up" in capsys.readouterr().out
+    """Each of two products has its share, which a heat is enough to spend; so there is no final."""
+    device = gpu(cost_of(launched))
+    begin = device.clock()
+    status, table = run(device, tmp_path, "--budget", "2s", rows="9:20")
+    assert status == 0 and device.clock() - begin < 6  # a heat that has begun is ended
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all(" there was no time" in line for line in lines), lines
+    assert all("what is in use stays: the time was up" in line for line in lines)
 
 
 @pytest.mark.parametrize("op", ["int8_matmul", "int8_linear"])
@@ -224,6 +229,23 @@ def test_joules_that_no_gate_lets_through_change_nothing(gpu, launched, tmp_path
     assert "what is in use stays: alone: other processes are on the GPU: PID 4242" in out
 
 
+def test_what_cannot_be_written_is_said_before_anything_is_run(gpu, tmp_path, capsys):
+    (tmp_path / "table.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        run(gpu(lambda: 1 / 0), tmp_path)
+    assert "argument --table: " in (error := capsys.readouterr().err)
+    assert "table.json must be a JSON list, got dict" in error
+    with pytest.raises(SystemExit):
+        run(gpu(lambda: 1 / 0), tmp_path / "nowhere")
+    assert "nowhere" in (error := capsys.readouterr().err) and "cannot write into" in error
+
+
+def test_without_compiled_cuda_kernels_there_are_no_plans(gpu, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(gpu(lambda: 1 / 0), tmp_path, kernels="compiled")
+    assert "no CUDA kernels were compiled, so they have no plans" in capsys.readouterr().err
+
+
 def test_joules_need_a_meter(gpu, tmp_path, capsys):
     device = gpu(lambda: (1e-3, 400.0))
     device.meter, device.no_meter = None, "NVML is not there"
@@ -243,4 +265,4 @@ def test_a_trial_of_nothing_else_keeps_what_is_in_use(gpu):
     y = torch.ones(2)
     device = gpu(lambda: (1e-3, 400.0))
     verdict = trial.Trial(device, {trial.IN_USE: [lambda: y]}, [y], "time").run()
-    assert verdict == trial.Verdict(trial.IN_USE, None, "no other could be timed", 0, [], {})
+    assert verdict == trial.Verdict(trial.IN_USE, None, "no other could be timed", 0, 0, [], {})

@@ -184,6 +184,15 @@ def test_the_kernel_that_stays(backend, product, stays, device, assert_same_bits
     assert all(stays())
 
 
+@pytest.mark.parametrize("backend", STAYS, indirect=True)
+def test_a_large_tile_is_finished_in_halves(backend, stays, device, assert_same_bits):
+    args = arguments(140, 270, 144, torch.bfloat16, device)
+    with tiles.use(replace(SMALL, BLOCK_M=128, BLOCK_N=256, num_warps=8)):
+        y = int8_matmul(*args, "relu", torch.bfloat16)
+    assert_same_bits(y, int8_matmul.reference(*args, "relu", torch.bfloat16))
+    assert stays() == [True]
+
+
 EPILOGUES = {  # each act, dtype and pair of optional arguments that compiles to another kernel
     "triton": [(a, d, w) for a in ("none", "silu") for d in FLOATS for w in (False, True)],
     "emulated_triton_sm_90": [("silu", torch.bfloat16, True)],  # a compilation each takes time

@@ -17,6 +17,10 @@ from . import int8_matmul_tiles as tiles
 from .epilogue import finish
 from .floats import TWO_ROUNDINGS
 
+# Sums in a tile that is finished in halves if it has more: 128 to a thread leave no registers for
+# as many values of y and of residual beside them.
+HALVED = tl.constexpr(128 * 128)
+
 
 @triton.jit
 def _place(tile, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
@@ -70,9 +74,23 @@ def _int8_matmul_persistent_kernel(
             acc = tl.dot(x_tile, w_tile.T, acc, out_dtype=tl.int32)
         m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
         n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-        finish(
-            acc, x_scale_ptr, w_scale_ptr, bias_ptr, residual_ptr, y_ptr, m, n, M, N, ACT, PRECISE
-        )  # fmt: skip
+        if BLOCK_M * BLOCK_N <= HALVED:
+            finish(
+                acc, x_scale_ptr, w_scale_ptr, bias_ptr, residual_ptr, y_ptr,
+                m, n, M, N, ACT, PRECISE,
+            )  # fmt: skip
+        else:
+            halves = tl.permute(tl.reshape(acc, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1))
+            left, right = tl.split(halves)
+            n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N // 2)
+            finish(
+                left, x_scale_ptr, w_scale_ptr, bias_ptr, residual_ptr, y_ptr,
+                m, n, M, N, ACT, PRECISE,
+            )  # fmt: skip
+            finish(
+                right, x_scale_ptr, w_scale_ptr, bias_ptr, residual_ptr, y_ptr,
+                m, n + BLOCK_N // 2, M, N, ACT, PRECISE,
+            )  # fmt: skip
 
 
 def launch(M, N, K, arch, precise=False, aligned=True):
