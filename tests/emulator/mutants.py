@@ -51,9 +51,9 @@ class Subject:
     architecture: for which alone they are compiled, and `device` runs it
     calls: yields (op, arguments), drawn anew each time
     plan: of every product; None for what the chooser takes
-    agrees: of op, its arguments and its outputs, whether these are right; to the bit if not said
     slighter: {file: (regular expression, what stands there instead)}, which leaves the kernel right
         but makes it quick to compile and to run
+    agrees: of op, its arguments and its outputs, whether these are right; to the bit if not said
     """
 
     source: str
@@ -61,8 +61,8 @@ class Subject:
     device: emulator.Device
     calls: Callable[[], Iterable]
     plan: object = None
-    agrees: Callable[..., bool] = same_values
     slighter: dict[str, tuple[str, str]] = field(default_factory=dict)
+    agrees: Callable[..., bool] = same_values
 
 
 @dataclass(frozen=True)
