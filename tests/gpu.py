@@ -86,6 +86,8 @@ def bench(name: str, file: str, case: str, shape: str, ways: Iterable[str], *opt
 FLOAT = "torch bf16"
 MATMUL = (FLOAT, "torch._int_mm bare", "torch._int_mm", "ours")
 LINEAR = (FLOAT, "torch._int_mm", "bitsandbytes int8", "ours")
+WEIGHTS = (FLOAT, "torchao int8", "ours", "ours triton")
+TIMED = (("int8_matmul", MATMUL), ("int8_linear", LINEAR), ("int8_weight_linear", WEIGHTS))
 PREFILL = (
     "8192x8192x8192-bf16",
     *(f"llama3-8b-{i}-m8192" for i in ("qkv", "o", "gate_up", "down")),
@@ -116,15 +118,12 @@ STAGES = (
     *(
         bench(f"times-{case}-{model}", "times", case, f"{model}-*", ways, "--no-joules")
         for model in ("llama3-8b", "qwen2.5-7b", "smollm2", "minilm")
-        for case, ways in (("int8_matmul", MATMUL), ("int8_linear", LINEAR))
+        for case, ways in TIMED
     ),
-    *(
-        bench(f"few-rows-{case}", "times", case, "*x8192x4096-bf16", ways)
-        for case, ways in (("int8_matmul", MATMUL), ("int8_linear", LINEAR))
-    ),
+    *(bench(f"few-rows-{case}", "times", case, "*x8192x4096-bf16", ways) for case, ways in TIMED),
     *(
         bench(f"peers-{case}", "peers", case, "llama3-8b-*-m2048", (), "--no-joules")
-        for case in ("int8_matmul", "int8_linear")
+        for case, _ in TIMED
     ),
     *(
         bench(f"joules-int8_matmul-{shape}", "joules", "int8_matmul", shape, ways, "--full")
@@ -134,6 +133,10 @@ STAGES = (
     *(
         bench(f"joules-int8_linear-{shape}", "joules", "int8_linear", shape, ways, "--full")
         for shape, ways in ((shape, (FLOAT, "ours", "ours triton")) for shape in TOKENS)
+    ),
+    *(
+        bench(f"joules-int8_weight_linear-{shape}", "joules", "int8_weight_linear", shape, ways)
+        for shape, ways in ((shape, (FLOAT, "ours")) for shape in TOKENS)
     ),
     Stage(
         "everything",

@@ -14,6 +14,7 @@ from green_kernels.bench import peers, shapes
 from green_kernels.bench.case import Unavailable, load_cases
 from green_kernels.bench.cases.int8_linear import int8_linear
 from green_kernels.bench.cases.int8_matmul import int8_matmul
+from green_kernels.bench.cases.int8_weight_linear import int8_weight_linear
 from green_kernels.bench.device import Device
 from green_kernels.bench.protocol import QUICK
 from green_kernels.bench.runner import Runner
@@ -153,7 +154,22 @@ def test_minilm_is_the_one_that_is_installed():
 
 def test_shapes_of_models_run_only_where_they_are_asked_for():
     entries = load_cases()
-    for case in ("int8_matmul", "int8_linear"):
+    for case in ("int8_matmul", "int8_linear", "int8_weight_linear"):
         of_case = {shape: entry for (name, shape), entry in entries.items() if name == case}
         assert {shape for shape, entry in of_case.items() if entry.by_shape} == set(shapes.SERVED)
         assert not any(entry.default and entry.by_shape for entry in of_case.values())
+
+
+def test_int8_weights_are_those_of_every_way():
+    """Ours rounds what float32 does; of the others, only the weights or all of bfloat16."""
+    ways = ["torch bf16", "torchao int8", "ours"]
+    records = quick(ways).run(
+        "int8_weight_linear",
+        "tiny",
+        lambda device: int8_weight_linear(32, 64, 48, torch.float32, device),
+    )
+    by_way = {r.way: r for r in records}
+    assert by_way["ours"].status == "timed" and by_way["ours"].error < 1e-6
+    for way in ways[:2]:
+        r = by_way[way]
+        assert (r.status == "timed" and 1e-4 < r.error < r.tolerance) or "pip install" in r.reason
