@@ -32,15 +32,19 @@ def quantize_dynamic(module: nn.Module, device: str) -> nn.Module:
         torch.backends.quantized.engine = before
 
 
-def torchao(module: nn.Module) -> nn.Module:
-    """torchao's int8 dynamic activations and int8 weights, as its documentation has it."""
+def torchao(module: nn.Module, weights_only: bool = False) -> nn.Module:
+    """torchao's int8 weights, and int8 dynamic activations if not weights_only, as documented."""
     if importlib.util.find_spec("torchao") is None:
         raise Unavailable("torchao is not installed: pip install torchao")
     with quiet():
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+        from torchao import quantization
 
         module = copy.deepcopy(module)
-        quantize_(module, Int8DynamicActivationInt8WeightConfig())
+        if weights_only:
+            config = quantization.Int8WeightOnlyConfig()
+        else:
+            config = quantization.Int8DynamicActivationInt8WeightConfig()
+        quantization.quantize_(module, config)
     return module
 
 
@@ -52,14 +56,16 @@ def compiled(function: Callable[..., Any], call: Callable[[Callable], Any]) -> C
     return function
 
 
-def torchao_compiled(module: nn.Module, call: Callable[[Callable], Any]) -> Callable[..., Any]:
+def torchao_compiled(
+    module: nn.Module, call: Callable[[Callable], Any], weights_only: bool = False
+) -> Callable[..., Any]:
     """torchao's int8 under torch.compile, with the inductor settings that torchao makes.
 
     They are global, and taken back, as they would change what is compiled after.
     """
     settings = torch._inductor.config.save_config()
     try:
-        return compiled(torchao(module), call)
+        return compiled(torchao(module, weights_only), call)
     finally:
         torch._inductor.config.load_config(settings)
 

@@ -7,6 +7,7 @@ import torch
 
 from green_kernels.bench.case import load_cases
 from green_kernels.bench.cases.int8_linear import int8_linear
+from green_kernels.bench.cases.int8_weight_linear import int8_weight_linear
 from green_kernels.bench.device import Device
 from green_kernels.bench.protocol import QUICK
 from green_kernels.bench.runner import Runner
@@ -42,3 +43,18 @@ def test_int8_peers_are_really_int8():
     for way in ways:
         r = by_way[way]
         assert (r.status == "timed" and r.error > 1e-4) or "pip install" in r.reason, r
+
+
+def test_int8_weights_are_those_of_every_way():
+    """Ours rounds what float32 does; of the others, only the weights or all of bfloat16."""
+    ways = ["torch bf16", "torchao int8", "ours"]
+    records = quick(ways).run(
+        "int8_weight_linear",
+        "tiny",
+        lambda device: int8_weight_linear(32, 64, 48, torch.float32, device),
+    )
+    by_way = {r.way: r for r in records}
+    assert by_way["ours"].status == "timed" and by_way["ours"].error < 1e-6
+    for way in ways[:2]:
+        r = by_way[way]
+        assert (r.status == "timed" and 1e-4 < r.error < r.tolerance) or "pip install" in r.reason

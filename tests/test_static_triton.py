@@ -37,6 +37,16 @@ INT8_MATMUL = [
     ("fp32", "none", 4097, 4095, 77),
     ("fp16", "relu", 1, 65, 77),
 ]
+# Dtype of x and y, act, M, N, K: every tile, and rows with no 16-byte loads.
+INT8_WEIGHT_LINEAR = [
+    ("bf16", "none", 4096, 4096, 4096),
+    ("fp16", "relu", 64, 16384, 4096),
+    ("bf16", "none", 64, 512, 4096),
+    ("fp16", "silu", 16, 4096, 4096),
+    ("bf16", "relu", 17, 65, 77),
+    ("fp32", "gelu", 4096, 4096, 4096),
+    ("fp32", "none", 16, 4096, 4096),
+]
 
 
 def name(op, case, arch):
@@ -112,6 +122,19 @@ def compile_int8_matmul(arch, dtype, act, M, N, K):
     return found | {"persistent": persistent}
 
 
+def compile_int8_weight_linear(arch, dtype, act, M, N, K):
+    from green_kernels.triton_kernels import int8_weight_linear
+
+    precise = dtype == "fp32" and act not in ("none", "relu")
+    itemsize = 4 if dtype == "fp32" else 2
+    tile, options = int8_weight_linear.launch(M, N, K, itemsize, precise)
+    pointers = dict.fromkeys(("x_ptr", "bias_ptr", "residual_ptr", "y_ptr"), f"*{dtype}")
+    pointers |= {"w_q_ptr": "*i8", "w_scale_ptr": "*fp32"}
+    constants = {"ACT": act, "PRECISE": precise, **tile}
+    kernel = int8_weight_linear._int8_weight_linear_kernel
+    return compile_for(arch, kernel, pointers, {"M": M, "N": N, "K": K}, constants, options)
+
+
 def compile_all():
     found = {}
     for arch in ARCHITECTURES:
@@ -119,6 +142,9 @@ def compile_all():
             found[name("quantize_rows", case, arch)] = compile_quantize_rows(arch, *case)
         for case in INT8_MATMUL:
             found[name("int8_matmul", case, arch)] = compile_int8_matmul(arch, *case)
+        for case in INT8_WEIGHT_LINEAR:
+            key = name("int8_weight_linear", case, arch)
+            found[key] = compile_int8_weight_linear(arch, *case)
     return found
 
 
@@ -146,13 +172,14 @@ def compiled():
     return json.loads(run.stdout)
 
 
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        c.values[0]
-        for c in cases("quantize_rows", QUANTIZE_ROWS) + cases("int8_matmul", INT8_MATMUL)
-    ],
+ALL = (
+    cases("quantize_rows", QUANTIZE_ROWS)
+    + cases("int8_matmul", INT8_MATMUL)
+    + cases("int8_weight_linear", INT8_WEIGHT_LINEAR)
 )
+
+
+@pytest.mark.parametrize("kernel", [c.values[0] for c in ALL])
 def test_budget(compiled, kernel):
     figures, budget = compiled[kernel], read_budgets()[kernel]
     most = SHARED_MEMORY[int(kernel.rpartition("_")[2])] * 1024
@@ -206,6 +233,33 @@ def test_int8_matmul_loads_by_descriptors_where_it_stays(
 def test_epilogue_rounds_each_operation(compiled, kernel, dtype, act, M, N, K, arch):
     opcodes = [*compiled[kernel]["ptx"], *(o.lower() for o in compiled[kernel]["sass"])]
     assert not [o for o in opcodes if re.match(r"f?fma2?\b", o)]
+
+
+@pytest.mark.parametrize(
+    "kernel, dtype, act, M, N, K, arch", cases("int8_weight_linear", INT8_WEIGHT_LINEAR)
+)
+def test_int8_weight_linear_multiplies_as_its_dtype_asks(
+    compiled, kernel, dtype, act, M, N, K, arch
+):
+    """Tensor cores for the narrow dtypes; float32 is not rounded to tf32 for them."""
+    ptx = compiled[kernel]["ptx"]
+    copies = [o for o in ptx if o.startswith("cp.async.")]
+    assert bool(copies) == (K % 16 == 0)
+    products = [o for o in ptx if re.match(r"(wg)?mma\.|tcgen05\.mma\.", o)]
+    if dtype == "fp32":
+        assert not products
+        return
+    kind = {"bf16": "bf16", "fp16": "f16"}[dtype]
+    expected = rf"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.{kind}\.{kind}\.f32"
+    if arch == 90:
+        expected = rf"wgmma\.mma_async\.sync\.aligned\.m64n\d+k16\.f32\.{kind}\.{kind}"
+    elif arch == 100:
+        expected = r"tcgen05\.mma\.cta_group::1\.kind::f16"
+    assert any(re.fullmatch(expected, o) for o in products)
+    # Nothing is fused in what follows the sums: each operation is rounded.
+    if act in ("none", "relu"):
+        opcodes = [*ptx, *(o.lower() for o in compiled[kernel]["sass"])]
+        assert not [o for o in opcodes if re.match(r"f?fma2?\b", o)]
 
 
 if __name__ == "__main__":

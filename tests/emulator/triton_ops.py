@@ -30,6 +30,7 @@ KERNELS = [
     ("quantize_rows", "_quantize_rows_kernel"),
     ("int8_matmul", "_int8_matmul_kernel"),
     ("int8_matmul", "_int8_matmul_persistent_kernel"),
+    ("int8_weight_linear", "_int8_weight_linear_kernel"),
 ]
 MULTIPROCESSORS = (1, 3, 132)  # few of them make a persistent program compute several tiles
 
@@ -132,4 +133,5 @@ def kernels(arch):
 
         return run
 
-    return {name: op(name) for name in ("quantize_rows", "int8_matmul", "int8_linear")}
+    ops = ("quantize_rows", "int8_matmul", "int8_linear", "int8_weight_linear")
+    return {name: op(name) for name in ops}
