@@ -160,8 +160,8 @@ __global__ void __launch_bounds__(kSkinnyWarps* kWarpSize, 2)
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
     ptx::cp_async_wait_group<kSkinnyAhead - 2>();
+    fetch_weights(i + kSkinnyAhead - 1);  // where step i - 1 has been
     multiply(i);
-    fetch_weights(i + kSkinnyAhead - 1);
   }
   __syncwarp();  // other lanes may have yet to read what sums overwrite
   leave_sums();
