@@ -45,6 +45,11 @@ class Winner:
     name: str
     origin: str  # who measured it, and how
 
+    def goes_on(self, product: Product, first_M: int, name: str) -> bool:
+        """Whether one row serves for this winner and for that of the range of M after it."""
+        alike = replace(product, M=self.product.M) == self.product and name == self.name
+        return alike and first_M == self.product.M + 1
+
 
 class Tunable(Protocol):
     """A choice among ways to launch a product."""

@@ -111,6 +111,8 @@ class Tuner:
             return f"what is in use stays: the best takes {share} ({timed})"
         where = f"on {self.gpu}, {utc()}, at M = {product.M}"
         origin = f"measured {where}: took {share} of what was in use"
+        if self.winners and self.winners[-1].goes_on(product, first, verdict.best):
+            first = self.winners.pop().first_M
         self.winners.append(Winner(product, first, verdict.best, origin))
         self.tunable.save(self.winners, self.options.table)
         return f"{verdict.best} takes {share} of what is in use ({timed})"

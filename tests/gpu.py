@@ -131,12 +131,12 @@ STAGES = (
         for shape in shapes
     ),
     *(
-        bench(f"joules-int8_linear-{shape}", "joules", "int8_linear", shape, ways, "--full")
-        for shape, ways in ((shape, (FLOAT, "ours", "ours triton")) for shape in TOKENS)
-    ),
-    *(
-        bench(f"joules-int8_weight_linear-{shape}", "joules", "int8_weight_linear", shape, ways)
-        for shape, ways in ((shape, (FLOAT, "ours")) for shape in TOKENS)
+        bench(f"joules-{case}-{shape}", "joules", case, shape, (FLOAT, *ours), "--full")
+        for case, ours in (
+            ("int8_linear", ("ours", "ours triton")),
+            ("int8_weight_linear", ("ours",)),
+        )
+        for shape in TOKENS
     ),
     Stage(
         "everything",

@@ -13,7 +13,7 @@ from fakes.gpu import EventClock, FakeBatch, FakeCall, FakeExecutor, fake_gpu
 from fakes.nvml import FakeBoard, FakeNvml
 
 from green_kernels import ops
-from green_kernels.bench import command, options, trial, tune
+from green_kernels.bench import command, options, trial, tunables, tune
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="simulates a GPU on the CPU")
 tiles = pytest.importorskip("green_kernels.triton_kernels.int8_matmul_tiles")
@@ -159,13 +159,21 @@ def test_what_is_in_use_and_wrong_is_said_and_nothing_written(gpu, tmp_path, mon
     assert "failed: the result of what is in use is not the reference's, bit for bit" in out
 
 
-def test_a_row_for_each_range_of_M_and_those_of_other_shapes_stay(gpu, launched, tmp_path):
+def test_ranges_of_one_winner_share_a_row_and_rows_of_other_shapes_stay(gpu, launched, tmp_path):
     other = tiles.read(tiles.COMMITTED)[0]
     tiles.write(tmp_path / "table.json", [other])
     _, table = run(gpu(cost_of(launched)), tmp_path, rows="3:6")
-    *rows, last = tiles.read(table)
-    assert [(row.first_M, row.last_M) for row in rows] == [(3, 4), (5, 6)]
+    row, last = tiles.read(table)
+    assert (row.first_M, row.last_M) == (3, 6) and "at M = 6" in row.origin
     assert last == other
+
+
+def test_a_row_ends_where_another_wins_or_M_is_left_out():
+    winner = tunables.Winner(tunables.Product("int8_matmul", 8, N, K), 5, FAST, "me")
+    after = tunables.Product("int8_matmul", 16, N, K)
+    assert winner.goes_on(after, 9, FAST)
+    assert not winner.goes_on(after, 9, FRUGAL) and not winner.goes_on(after, 10, FAST)
+    assert not winner.goes_on(tunables.Product("int8_matmul", 16, N, K + 1), 9, FAST)
 
 
 @pytest.mark.parametrize(

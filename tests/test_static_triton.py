@@ -27,10 +27,10 @@ QUANTIZE_ROWS = [("bf16", 64), ("fp32", 4096), ("fp16", 11008), ("bf16", 77)]
 # Output's dtype, act, M, N, K: every tile, those for float64 arithmetic too, and odd sizes.
 INT8_MATMUL = [
     ("fp32", "none", 4096, 4096, 4096),
-    ("bf16", "relu", 64, 16384, 4096),
+    ("fp16", "silu", 64, 16384, 4096),
     ("bf16", "none", 64, 512, 4096),
     ("bf16", "relu", 16, 4096, 4096),
-    ("fp16", "silu", 512, 4096, 4096),
+    ("fp32", "relu", 512, 4096, 4096),
     ("fp32", "gelu", 4096, 4096, 4096),
     ("fp32", "gelu", 16, 4096, 4096),
     ("bf16", "none", 4096, 50257, 768),
