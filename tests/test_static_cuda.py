@@ -1,12 +1,11 @@
-"""What nvcc makes of the CUDA kernels for each GPU, read from compiled code, with no GPU at hand.
+"""What nvcc made of the CUDA kernels for each GPU, read from the built extension, with no GPU.
 
 budgets/cuda.json holds the registers and the static shared memory that each kernel may take. After
-a change that earns more, raise them:  python tests/test_static_cuda.py --write
+a change that earns more, build, and raise them:  python tests/test_static_cuda.py --write
 That never lowers one, so that it can be run under several releases of nvcc in turn; to lower them
 all, delete the file first.
 """
 
-import ast
 import collections
 import itertools
 import json
@@ -16,31 +15,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from emulator.build import architectures_of
+from emulator import build
 
-ROOT = Path(__file__).parent.parent
+import green_kernels as gk
+
 BUDGETS = Path(__file__).parent / "budgets" / "cuda.json"
-SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-
-
-def constant(name):
-    """A constant of setup.py, which cannot be imported: it would build."""
-    for node in ast.parse((ROOT / "setup.py").read_text()).body:
-        if isinstance(node, ast.Assign) and node.targets[0].id == name:
-            return ast.literal_eval(node.value)
-    raise LookupError(f"setup.py has no {name}")
-
-
-def find_nvcc():
-    for folder in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
-        if folder and Path(folder, "bin/nvcc").exists():
-            return str(Path(folder, "bin/nvcc"))
-    return shutil.which("nvcc")
+EXTENSION = find_spec("green_kernels._C")
+ARCHITECTURES = gk.build_info().get("cuda_architectures", "").split(";")
 
 
 def find_cuobjdump():
@@ -52,9 +37,9 @@ def find_cuobjdump():
     return shutil.which("cuobjdump")
 
 
-NVCC, CUOBJDUMP = find_nvcc(), find_cuobjdump()
+CUOBJDUMP = find_cuobjdump()
 pytestmark = [
-    pytest.mark.skipif(NVCC is None, reason="needs nvcc"),
+    pytest.mark.skipif(ARCHITECTURES == [""], reason="no CUDA kernels were built"),
     pytest.mark.skipif(CUOBJDUMP is None, reason="needs nvidia-cuda-cuobjdump and -nvdisasm"),
 ]
 
@@ -66,60 +51,39 @@ def run(*command):
     return done.stdout + done.stderr
 
 
-def architectures():
-    """Those that setup.py builds for by default, and this nvcc knows."""
-    known = {line.removeprefix("compute_") for line in run(NVCC, "--list-gpu-arch").split()}
-    return [arch for arch in constant("CUDA_ARCHITECTURES") if arch.rstrip("af") in known]
-
-
-def nvcc(source, arch, kind, target):
-    flags = [*constant("NVCC_FLAGS"), "-Xptxas=-v"]
-    return run(NVCC, *flags, f"-arch=sm_{arch}", kind, source, "-o", target)
-
-
 def readable(text):
     """`text`, each mangled name of a kernel in it as `kernel<arguments>`."""
     names = sorted(set(re.findall(r"\b_ZN13green_kernels\w+", text)), key=len, reverse=True)
     plain = run("c++filt", *names).split("\n") if names else []
+    short = {}
     for mangled, name in zip(names, plain, strict=False):
         name = name.replace("(anonymous namespace)::", "").split("(")[0]
-        text = text.replace(mangled, name.split("green_kernels::", 1)[1].replace(" ", ""))
-    return text
+        short[mangled] = name.split("green_kernels::", 1)[1].replace(" ", "")
+    return re.sub(r"\b_ZN13green_kernels\w+", lambda match: short[match[0]], text)
 
 
-def compile_for(source, arch):
-    """{kernel: its figures and how often each opcode stands in it}."""
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = str(Path(folder, "kernels.cubin"))
-        log = readable(nvcc(source, arch, "-cubin", cubin))
-        sass = readable(run(CUOBJDUMP, "-sass", cubin))
-    warnings = re.findall(r"C75\d\d", log)
-    kernels = {}
-    for part in log.split("Compiling entry function '")[1:]:
-        sizes = re.search(r"(\d+) bytes stack.* (\d+) bytes spill stores, (\d+) bytes spill", part)
-        shared = re.search(r"(\d+) bytes smem", part)
-        kernels[part.split("'")[0]] = {
-            "registers": int(re.search(r"Used (\d+) registers", part)[1]),
-            "shared": int(shared[1]) if shared else 0,
-            "spilled": sum(map(int, sizes.groups())),
-            "warnings": warnings,  # of the whole file
+def kernels(kind):
+    """(architecture, kernel, its text) of all that cuobjdump shows of the extension's kernels."""
+    for part in readable(run(CUOBJDUMP, kind, EXTENSION.origin)).split("\narch = sm_")[1:]:
+        architecture = part.split(None, 1)[0]
+        for text in re.split(r"Function :? ?", part)[1:]:
+            name, rest = text.split(None, 1)
+            yield architecture, name.rstrip(":"), rest
+
+
+def read_all():
+    """{architecture: {kernel: its figures and how often each opcode stands in it}}."""
+    found = collections.defaultdict(dict)
+    for architecture, kernel, text in kernels("-res-usage"):
+        figures = {key: int(value) for key, value in re.findall(r"([A-Z]+):(\d+)", text)}
+        found[architecture][kernel] = {
+            "registers": figures["REG"],
+            "shared": figures["SHARED"],
+            "spilled": figures["STACK"] + figures["LOCAL"],
         }
-    for part in sass.split("Function : ")[1:]:
-        opcodes = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", part)
-        kernels[part.split()[0]]["sass"] = collections.Counter(opcodes)
-    return kernels
-
-
-def compile_all():
-    """{architecture: {kernel: figures}} of every file for every architecture."""
-    built = architectures()
-    jobs = [(source, arch) for source in SOURCES for arch in architectures_of(source, built)]
-    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count())) as pool:
-        found = {arch: {} for _, arch in jobs}
-        for (_, arch), kernels in zip(
-            jobs, pool.map(lambda job: compile_for(*job), jobs), strict=True
-        ):
-            found[arch] |= kernels
+    for architecture, kernel, text in kernels("-sass"):
+        opcodes = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text)
+        found[architecture][kernel]["sass"] = collections.Counter(opcodes)
     return found
 
 
@@ -149,13 +113,11 @@ def write_budgets(found):
 
 @pytest.fixture(scope="module")
 def compiled():
-    return compile_all()
+    return read_all()
 
 
-@pytest.fixture(params=constant("CUDA_ARCHITECTURES"))
-def arch(request, compiled):
-    if request.param not in compiled:
-        pytest.skip(f"this nvcc does not compile for sm_{request.param}")
+@pytest.fixture(params=ARCHITECTURES)
+def arch(request):
     return request.param
 
 
@@ -231,7 +193,7 @@ def test_sm_90a_multiplies_by_wgmma_what_tma_copies(compiled):
     from green_kernels._C import plans
 
     if "90a" not in compiled:
-        pytest.skip("this nvcc does not compile for sm_90a")
+        pytest.skip("this extension was not built for sm_90a")
     for kernel, figures in compiled["90a"].items():
         opcodes = figures["sass"]
         if kernel.startswith("int8_matmul_wgmma_kernel"):
@@ -247,38 +209,39 @@ def test_sm_90a_multiplies_by_wgmma_what_tma_copies(compiled):
         assert any(opcode.startswith("UTMALDG.2D") for opcode in opcodes), kernel
 
 
-def test_ptxas_does_not_serialise_wgmma(compiled):
-    """It warns of that as C75xx."""
-    for arch, kernels in compiled.items():
-        for kernel, figures in kernels.items():
-            assert not figures["warnings"], (arch, kernel)
+@pytest.mark.skipif(build.find_toolkit() is None, reason="needs nvcc")
+@pytest.mark.parametrize("source", build.CSRC.glob("cuda/*_sm90a.cu"), ids=lambda path: path.stem)
+def test_ptxas_does_not_serialise_wgmma(source):
+    """It warns of that as C75xx, and says nothing else."""
+    nvcc = build.find_toolkit() / "bin/nvcc"
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "kernels.cubin")
+        words = run(nvcc, *build.nvcc_flags(), "-arch=sm_90a", "-cubin", source, "-o", target)
+        assert target.exists() and not words
+
+
+def emitted(kernel):
+    """The PTX of the file that has this kernel, for the first architecture: later GPUs get it."""
+    files = run(CUOBJDUMP, "-ptx", EXTENSION.origin).split("Fatbin ptx code:")[1:]
+    [text] = [text for text in files if re.search(rf"\.entry \w*\d{kernel}I", text)]
+    return text
 
 
 def test_sums_wrap_and_nothing_saturates():
-    ptx = emitted("int8_matmul_mma")
-    assert set(re.findall(r"mma\.sync[\w.]*", ptx)) == {
+    assert set(re.findall(r"mma\.sync[\w.]*", emitted("int8_matmul_kernel"))) == {
         "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32"
     }
 
 
 def test_rows_are_divided_and_rounded_as_ieee_does():
-    ptx = emitted("quantize_rows")
+    ptx = emitted("quantize_rows_kernel")
     assert set(re.findall(r"\bdiv\.[\w.]+f32", ptx)) == {"div.rn.f32"}
     assert set(re.findall(r"\bcvt\.[\w.]*s32\.f32", ptx)) == {"cvt.rni.s32.f32"}
     assert not re.search(r"\bfma\.", ptx)
 
 
-def emitted(stem):
-    """The PTX of a file, for the first architecture, which is also what later GPUs are given."""
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder, "kernels.ptx")
-        source = next(source for source in SOURCES if source.stem == stem)
-        nvcc(source, constant("CUDA_ARCHITECTURES")[0], "-ptx", str(target))
-        return target.read_text()
-
-
 if __name__ == "__main__":
-    found = compile_all()
+    found = read_all()
     if "--write" in sys.argv:
         write_budgets(found)
     else:
