@@ -16,6 +16,12 @@ constexpr int64_t kXBytes = 4 << 20;      // of a block's rows: where they are l
 constexpr int64_t kColumns = 512;         // of a block: with 64 rows, sums of 128 KB
 constexpr int64_t kLittleWork = 1 << 18;  // products: less is not worth a thread's while
 
+// The size of the parts of n where they are equal, of `most` or less, and as few as that allows; a
+// multiple of `step`, so that all but the last fill registers.
+int64_t part(int64_t n, int64_t most, int64_t step) {
+  return round_up(ceil_div(n, ceil_div(n, most)), step);
+}
+
 // Rows of x as floats, as dot_columns wants them.
 class WideRows {
  public:
@@ -54,12 +60,11 @@ Tensor int8_weight_linear(const Tensor& x_in, const Tensor& w_q_in, const Tensor
 
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t fitting = kXBytes / (int64_t(sizeof(float)) * (K + 1));
-  const int64_t most_rows = std::min(M, std::clamp<int64_t>(fitting, 4, kRows));
+  const int64_t most_rows = std::min(M, part(M, std::clamp<int64_t>(fitting, 4, kRows), 4));
   const int64_t row_blocks = ceil_div(M, most_rows);
-  const int64_t share = ceil_div(N * row_blocks, threads),
-                worth = kLittleWork / (most_rows * (K + 1));
-  const int64_t most_columns =
-      std::clamp<int64_t>(round_up(std::max(share, worth), 8), 8, kColumns);
+  const int64_t share = ceil_div(N * row_blocks, threads);
+  const int64_t worth = kLittleWork / (most_rows * (K + 1));
+  const int64_t most_columns = part(std::min(N, std::max(share, worth)), kColumns, 8);
   const int64_t blocks = row_blocks * ceil_div(N, most_columns);
 
   const auto* x_ptr = static_cast<const char*>(x.const_data_ptr());
