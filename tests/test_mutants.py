@@ -89,6 +89,9 @@ def weights(file, old, new, by):
 
 FEW_BLOCKS = {"kMaxBlocks = 1 << 20": "kMaxBlocks = 1"}  # so that a block has several rows
 
+# Of the mma of integers: its sums are in integer registers.
+OPERANDS = '"+r"(c[3])\n      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1])'
+
 MUTANTS = {
     # Waits, barriers and stages.
     "no barrier after the wait for a stage": matmul(
@@ -190,9 +193,13 @@ MUTANTS = {
         "is not a multiple of",
     ),
     # PTX.
-    "operands of B exchanged": ptx('"r"(b[0]), "r"(b[1])', '"r"(b[1]), "r"(b[0])', VALUES),
+    "operands of B exchanged": ptx(
+        OPERANDS, OPERANDS.replace('"r"(b[0]), "r"(b[1])', '"r"(b[1]), "r"(b[0])'), VALUES
+    ),
     "operands of A exchanged": ptx(
-        '"r"(a[0]), "r"(a[1]), "r"(a[2])', '"r"(a[0]), "r"(a[2]), "r"(a[1])', VALUES
+        OPERANDS,
+        OPERANDS.replace('"r"(a[1]), "r"(a[2])', '"r"(a[2]), "r"(a[1])'),
+        VALUES,
     ),
     "ldmatrix transposes": ptx("m8n8.x4.shared.b16", "m8n8.x4.trans.shared.b16", VALUES),
     "no zero fill": ptx(
@@ -290,6 +297,12 @@ MUTANTS = {
         "_tiles.cu", "row < rows && i < left ?", "row < rows ?", f"{VALUES}|{OUTSIDE}"
     ),
     # Few rows.
+    "int8 weights: a lane's wait one group short": weights(
+        "_skinny.cu", "wait_group<kSkinnyAhead - 2>()", "wait_group<kSkinnyAhead - 1>()", EARLY
+    ),
+    "int8 weights: no barrier of the warp before sums are left": weights(
+        "_skinny.cu", "  __syncwarp();  // other", "  // other", f"{RACE}overwrites"
+    ),
     "int8 weights: no barrier before sums are added up": weights(
         "_skinny.cu",
         "  leave_sums();\n  __syncthreads();\n",
@@ -300,7 +313,7 @@ MUTANTS = {
         "_skinny.cu", "other = 1; other < kSkinnyWarps", "other = 2; other < kSkinnyWarps", VALUES
     ),
     "int8 weights: rows of w past N are read": weights(
-        "_skinny.cu", "n0 + held.row + i * 8 < args.N && ", "", OUTSIDE
+        "_skinny.cu", "n0 + held.row + half * 8 < args.N && ", "", OUTSIDE
     ),
     "int8 weights: values of x past K are read": weights(
         "_skinny.cu", "i < left ? from[i] :", "true ? from[i] :", f"{VALUES}|{OUTSIDE}"

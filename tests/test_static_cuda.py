@@ -8,6 +8,7 @@ all, delete the file first.
 
 import ast
 import collections
+import itertools
 import json
 import os
 import re
@@ -189,6 +190,26 @@ def test_int8_matmul_multiplies_on_tensor_cores_from_shared_memory(compiled, arc
         assert sass["LDSM.16.M88.4"] == loads
         copies = (tile.m + tile.n) * tile.chunks_per_row // tile.threads
         assert sass["LDGSTS.E.BYPASS.LTC128B.128.ZFILL"] == 2 * copies
+
+
+def test_int8_weight_linear_multiplies_on_tensor_cores(compiled, arch):
+    """In the loop over K, once for each stage or step: every mma, load and copy, and no more."""
+    from green_kernels._C import schedule
+
+    types = {"__half": ("", 1), "__nv_bfloat16": (".BF16", 1), "float": (".BF16", 3)}
+    for name, slices, wide in itertools.product(types, (1, 2), ("true", "false")):
+        figures = compiled[arch][f"int8_weight_linear_skinny_kernel<{name},{slices},{wide}>"]
+        suffix, parts = types[name]
+        assert figures["sass"][f"HMMA.16816.F32{suffix}"] == 4 * parts * slices
+        assert figures["sass"]["LDS.128"] == 2
+        assert opcodes(figures, "LDGSTS") == 4 * 2  # three steps ahead, then one in the loop
+    for name, (i, tile) in itertools.product(list(types)[:2], enumerate(schedule.WEIGHT_TILES)):
+        figures = compiled[arch][f"int8_weight_linear_tiles_kernel<{name},{i}>"]
+        rows, columns = tile.warp_m // 16, tile.warp_n // 8
+        assert figures["sass"][f"HMMA.16816.F32{types[name][0]}"] == 4 * rows * columns
+        assert figures["sass"]["LDS.128"] == 4 * rows + columns + 1  # and the sums
+        copies = (tile.m * 2 + tile.n) * 64 // 16 // tile.threads
+        assert opcodes(figures, "LDGSTS") == 2 * copies
 
 
 def test_memory_moves_sixteen_bytes_at_a_time_where_it_can(compiled, arch):

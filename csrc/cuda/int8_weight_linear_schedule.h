@@ -33,6 +33,16 @@ constexpr int kSkinnyWarps = 8;
 constexpr int kMaxSkinnyRows = 2 * kSkinnyRows;
 constexpr int kPartialWords = kSkinnyColumns * kSkinnyRows;  // of a warp, for 8 rows
 
+// A warp's weights of a few steps, each in two halves of 8 rows: chunks, a lane's own next to those
+// of its neighbours.
+constexpr int kSkinnyAhead =
+    4;  // steps in the ring, one of which is read: 3 KB of a warp under way
+HOST_DEVICE constexpr int ring_chunk(int step, int half, int lane) {
+  return (step % kSkinnyAhead * 2 + half) * kWarpSize + lane;
+}
+constexpr int kSkinnyRing = kSkinnyAhead * 2 * kWarpSize;  // chunks
+static_assert(kMaxSkinnyRows * kSkinnyColumns * 4 <= kSkinnyRing * kChunk, "its sums fit there");
+
 // The word of a sum. Rows of y are next to each other, as the mma has them in pairs; the XOR sends
 // the columns 4 apart that lanes read at once to different banks.
 HOST_DEVICE constexpr int partial_word(int row, int column) {

@@ -1,19 +1,17 @@
-// int8_weight_linear for few rows, bound by memory: w_q is read once, straight into registers, 16
-// bytes a lane and several such reads under way; x comes from L1, where the warps of a block find
-// it again. A block's warps take turns at the steps of K, and their sums are added up in one order,
-// so that y is the same in every run.
+// int8_weight_linear for few rows, bound by memory: w_q is read once, by cp.async, several steps of
+// K ahead, to where the lane that asked for it reads it again, so that it waits for nobody; x comes
+// from L1, where the warps of a block find it again. A block's warps take turns at the steps of K,
+// and their sums are added up in one order, so that y is the same in every run.
 //
 // Rows of w are the mma's 16, so that 8 rows of x are enough for it. float32 goes to the tensor
-// cores as three bfloat16 whose sum it is. (Products by float32 instructions would be as exact, but
-// need another kernel; this one has only another operand.)
+// cores as three bfloat16 whose sum it is, but for what is below 2**-133, the least of them. (Sums
+// by float32 instructions would need another kernel; so only an operand is another.)
 #include "epilogue.cuh"
 #include "int8_weight_linear.cuh"
 #include "int8_weight_linear_kernels.h"
 
 namespace green_kernels {
 namespace {
-
-constexpr int kAhead = 4;  // steps of a warp whose weights are under way: 4 KB
 
 // What a lane holds of a row of x in a step.
 template <typename T>
@@ -23,20 +21,23 @@ struct XRow {
   uint32_t words[kWords] = {};
 
   // Of the values from `from` on, `left` are in the row, and may be none; zeros past them.
-  __device__ __forceinline__ XRow(const T* from, int64_t left, bool wide) {
+  template <bool kWide>
+  static __device__ __forceinline__ XRow load(const T* from, int left) {
     constexpr int kTogether = kChunk / sizeof(T);
-    if (wide) {
+    XRow row;
+    if constexpr (kWide) {
 #pragma unroll
       for (int i = 0; i < kLaneK; i += kTogether)
         if (i < left)
-          memcpy(words + i * sizeof(T) / sizeof(uint32_t),
+          memcpy(row.words + i * sizeof(T) / sizeof(uint32_t),
                  __builtin_assume_aligned(from + i, kChunk), kChunk);
     } else {
       T values[kLaneK];
 #pragma unroll
       for (int i = 0; i < kLaneK; ++i) values[i] = i < left ? from[i] : from_float32<T>(0.0f);
-      memcpy(words, values, sizeof(words));
+      memcpy(row.words, values, sizeof(values));
     }
+    return row;
   }
 
   // What is left of the four values of an mma, as registers of its B; takes away their leading bits
@@ -59,15 +60,16 @@ struct XRow {
   }
 };
 
-template <typename T, int kSlices>
+// kWide: rows of x are aligned. `wide`: those of y and residual are.
+template <typename T, int kSlices, bool kWide>
 __global__ void __launch_bounds__(kSkinnyWarps* kWarpSize, 2)
-    int8_weight_linear_skinny_kernel(const __grid_constant__ Int8WeightLinear args, bool x_wide,
-                                     bool wide) {  // rows of x, and of y and residual, are aligned
+    int8_weight_linear_skinny_kernel(const __grid_constant__ Int8WeightLinear args, bool wide) {
   using Mma = std::conditional_t<std::is_same_v<T, __half>, __half, __nv_bfloat16>;
-  constexpr int kRows = kSlices * kSkinnyRows, kWords = kSlices * kPartialWords;
-  __shared__ float partial[kSkinnyWarps * kWords];
+  constexpr int kRows = kSlices * kSkinnyRows;
+  __shared__ int4 shared[kSkinnyWarps * kSkinnyRing];
 
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  int4* const ring = shared + warp * kSkinnyRing;       // the warp's own, later its sums
   const int row_blocks = int(ceil_div(args.M, kRows));  // neighbours share weights in L2
   const int64_t m0 = int64_t(blockIdx.x % row_blocks) * kRows;
   const int64_t n0 = int64_t(blockIdx.x / row_blocks) * kSkinnyColumns;
@@ -76,33 +78,42 @@ __global__ void __launch_bounds__(kSkinnyWarps* kWarpSize, 2)
   const int8_t* const w_q = args.w_q + (n0 + held.row) * args.w_q_stride + k0;
   const T* const x = static_cast<const T*>(args.x) + (m0 + held.row) * args.K + k0;
   const int steps = int(ceil_div(args.K, kStepK));
+  const int count = max(steps - warp + kSkinnyWarps - 1, 0) / kSkinnyWarps;  // of the warp's steps
 
-  // Row i * 8 + held.row of 16. What follows K in a row may be anything, for x is zero there.
-  const auto load_weights = [&](int step, int i) {
-    const int64_t k = int64_t(step) * kStepK;
-    const bool exists = n0 + held.row + i * 8 < args.N && k0 + k < args.w_q_stride;
-    return exists ? ptx::load_once(w_q + i * 8 * args.w_q_stride + k) : uint4{};
+  // The step is the warp's i-th. What follows K in a row may be anything, for x is zero there.
+  const int weights_left = int(args.w_q_stride) - k0, x_left = int(args.K) - k0;
+  const auto fetch_weights = [&](int i) {
+    if (i < count) {
+      const int k = (warp + i * kSkinnyWarps) * kStepK;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const bool exists = n0 + held.row + half * 8 < args.N && k < weights_left;
+        ptx::cp_async_16(ptx::shared_address(ring + ring_chunk(i, half, lane)),
+                         w_q + half * 8 * args.w_q_stride + k, exists ? kChunk : 0);
+      }
+    }
+    ptx::cp_async_commit_group();
   };
 
-  const auto load_x = [&](int step, int slice) {
-    const int64_t k = int64_t(step) * kStepK, row = slice * kSkinnyRows;
-    return XRow<T>(x + row * args.K + k, m0 + held.row + row < args.M ? args.K - k0 - k : 0,
-                   x_wide);
+  const auto load_x = [&](int i, int slice) {
+    const int k = (warp + i * kSkinnyWarps) * kStepK, row = slice * kSkinnyRows;
+    const bool exists = m0 + held.row + row < args.M;
+    return XRow<T>::template load<kWide>(x + row * args.K + k, exists ? x_left - k : 0);
   };
 
   float sums[kSlices][4] = {};
-  const auto multiply = [&](int step, const uint4(&weights)[2]) {
+  const auto multiply = [&](int i) {
     uint32_t a[kStepMmas][4];
 #pragma unroll
-    for (int mma = 0; mma < kStepMmas; ++mma)
+    for (int half = 0; half < 2; ++half) {
+      const auto words = as_bits<Vector<uint32_t, 4>>(ring[ring_chunk(i, half, lane)]).values;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const auto words = as_bits<Vector<uint32_t, 4>>(weights[half]).values;
+      for (int mma = 0; mma < kStepMmas; ++mma)
         widen_int8<Mma>(words[mma_values(mma, 0) / 4], a[mma][half], a[mma][2 + half]);
-      }
+    }
 #pragma unroll
     for (int slice = 0; slice < kSlices; ++slice) {
-      XRow<T> row = load_x(step, slice);
+      XRow<T> row = load_x(i, slice);
 #pragma unroll
       for (int mma = 0; mma < kStepMmas; ++mma)
 #pragma unroll
@@ -121,7 +132,7 @@ __global__ void __launch_bounds__(kSkinnyWarps* kWarpSize, 2)
       for (int reg = 0; reg < 4; reg += 2) {
         const Place at = mma_c(lane, reg);  // its rows are those of w
         const int word = partial_word(slice * kSkinnyRows + at.column, at.row);
-        ptx::store_shared_2(ptx::shared_address(partial + warp * kWords + word), sums[slice][reg],
+        ptx::store_shared_2(ptx::shared_address(ring) + word * 4, sums[slice][reg],
                             sums[slice][reg + 1]);
       }
   };
@@ -133,53 +144,51 @@ __global__ void __launch_bounds__(kSkinnyWarps* kWarpSize, 2)
     float y[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float* const sum_of = partial + partial_word(at.row, at.column + i);
-      y[i] = sum_of[0];
+      const auto sum_of = [&](int of_warp) {
+        return reinterpret_cast<const float*>(
+            shared + of_warp * kSkinnyRing)[partial_word(at.row, at.column + i)];
+      };
+      y[i] = sum_of(0);
 #pragma unroll
-      for (int other = 1; other < kSkinnyWarps; ++other) y[i] += sum_of[other * kWords];
+      for (int other = 1; other < kSkinnyWarps; ++other) y[i] += sum_of(other);
     }
     write_row(args, m0 + at.row, four, y);
   };
 
-  uint4 ahead[kAhead][2];
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i)
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      ahead[i][half] = load_weights(warp + i * kSkinnyWarps, half);
+  for (int i = 0; i < kSkinnyAhead - 1; ++i) fetch_weights(i);
 #pragma unroll 1
-  for (int first = warp; first < steps; first += kAhead * kSkinnyWarps) {
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {  // past the last step all is zero, and adds nothing
-      const int step = first + i * kSkinnyWarps;
-      multiply(step, ahead[i]);
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        ahead[i][half] = load_weights(step + kAhead * kSkinnyWarps, half);
-    }
+  for (int i = 0; i < count; ++i) {
+    ptx::cp_async_wait_group<kSkinnyAhead - 2>();
+    fetch_weights(i + kSkinnyAhead - 1);  // where step i - 1 has been
+    multiply(i);
   }
+  __syncwarp();  // other lanes may have yet to read what sums overwrite
   leave_sums();
   __syncthreads();
   write_result();
 }
 
-template <typename T>
+template <typename T, bool kWide>
 cudaError_t launch_for(const Int8WeightLinear& args, const Launch& launch) {
-  const bool is_one = args.M <= kSkinnyRows;
-  const auto kernel =
-      is_one ? int8_weight_linear_skinny_kernel<T, 1> : int8_weight_linear_skinny_kernel<T, 2>;
-  const int64_t blocks = skinny_blocks(args.M, args.N);
-  return start(kernel, blocks, kSkinnyWarps * kWarpSize, 0, 1, launch, args, x_is_wide(args),
+  const auto kernel = args.M <= kSkinnyRows ? int8_weight_linear_skinny_kernel<T, 1, kWide>
+                                            : int8_weight_linear_skinny_kernel<T, 2, kWide>;
+  return start(kernel, skinny_blocks(args.M, args.N), kSkinnyWarps * kWarpSize, 0, 1, launch, args,
                rows_are_wide(args));
+}
+
+template <bool kWide>
+cudaError_t launch_wide(const Int8WeightLinear& args, const Launch& launch) {
+  const auto launch_it = args.x_dtype == Float::kFloat32   ? launch_for<float, kWide>
+                         : args.x_dtype == Float::kFloat16 ? launch_for<__half, kWide>
+                                                           : launch_for<__nv_bfloat16, kWide>;
+  return launch_it(args, launch);
 }
 
 }  // namespace
 
 cudaError_t launch_skinny(const Int8WeightLinear& args, const Launch& launch) {
-  const auto launch_it = args.x_dtype == Float::kFloat32   ? launch_for<float>
-                         : args.x_dtype == Float::kFloat16 ? launch_for<__half>
-                                                           : launch_for<__nv_bfloat16>;
-  return launch_it(args, launch);
+  return (x_is_wide(args) ? launch_wide<true> : launch_wide<false>)(args, launch);
 }
 
 }  // namespace green_kernels

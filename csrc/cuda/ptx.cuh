@@ -47,16 +47,6 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t shared, uint32_t& r0, uint3
                : "memory");
 }
 
-// Four words of global memory that nobody writes meanwhile and this kernel reads once: they do not
-// drive out of L1 what it reads again. (Data movement: ld.global.nc)
-__device__ __forceinline__ uint4 load_once(const void* global) {
-  uint4 words;
-  asm("ld.global.nc.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
-      : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
-      : "l"(global));
-  return words;
-}
-
 // Two words to shared memory, by one instruction for certain: two C++ stores nvcc joins, and one of
 // eight bytes it takes apart where a branch shares it. (Data movement: st)
 __device__ __forceinline__ void store_shared_2(uint32_t shared, int32_t first, int32_t second) {
