@@ -42,7 +42,9 @@ def test_value(shape, arguments, backend):
     assert_near_body(int8_weight_linear(*args), *args)
 
 
-@pytest.mark.parametrize("act, dtype", list(zip(ACTIVATIONS, [*FLOATS, *FLOATS], strict=False)))
+@pytest.mark.parametrize(
+    "act, dtype", list(zip(ACTIVATIONS, [*FLOATS, *FLOATS], strict=False)), ids=str
+)
 def test_everything_at_once(act, dtype, arguments, backend):
     """Of different dtypes; w_scale such that the activations' curves are where the values are."""
     x, w_q, w_scale, bias = arguments((5, 2), 20, 48, dtype)
@@ -76,7 +78,9 @@ def test_bound_is_not_idle(arguments):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in matmul")  # Triton's interpreter
-@pytest.mark.parametrize("act, dtype", list(zip(["none", "relu", "none"], FLOATS, strict=True)))
+@pytest.mark.parametrize(
+    "act, dtype", list(zip(["none", "relu", "none"], FLOATS, strict=True)), ids=str
+)
 def test_what_is_not_finite_stays_so(act, dtype, arguments, backend):
     x, w_q, *rest = arguments((20,), 18, 32, dtype)
     w_q[:, 5] = torch.arange(-9, 9)  # infinity times zero too
@@ -140,7 +144,9 @@ def test_longest_sums_of_one_sign(device):
     assert_near_body(int8_weight_linear(*args), *args)
 
 
-@pytest.mark.parametrize("act, dtype", list(zip(["gelu", "none", "silu"], FLOATS, strict=True)))
+@pytest.mark.parametrize(
+    "act, dtype", list(zip(["gelu", "none", "silu"], FLOATS, strict=True)), ids=str
+)
 def test_gradient(act, dtype, arguments, backend):
     x, w_q, w_scale, bias = arguments((2, 3), 20, 32, dtype)
     w_scale /= 30
