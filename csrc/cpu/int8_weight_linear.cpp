@@ -1,7 +1,6 @@
 // int8_weight_linear, CPU.  The threads share blocks of y; of each, a thread widens the rows of x,
 // multiplies them by the columns of w_q and finishes the sums while they are in its cache.
 #include <algorithm>
-#include <cstring>
 
 #include "../common.h"
 #include "dot_columns.h"
