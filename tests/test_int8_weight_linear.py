@@ -128,9 +128,8 @@ def test_any_shape(M, N, K, dtype, out_dtype, act):
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("M", [1, 2, 3, 71])
-def test_past_every_block_of_the_cpu(M, dtype, weights):
-    x = torch.randn(M, 1100).to(dtype)
-    args = x, *weights(533, 1100), "none", torch.randn(M, 533)
+def test_past_every_block_of_the_cpu(M, dtype, arguments, device):
+    args = *arguments((M,), 533, 1100, dtype), "none", torch.randn(M, 533, device=device)
     y = int8_weight_linear(*args)
     assert_near_body(y, *args)
     assert torch.equal(y, int8_weight_linear(*args))
