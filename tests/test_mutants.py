@@ -8,11 +8,13 @@ import torch
 from emulator.mutants import (
     CONFLICTS,
     OUTSIDE,
+    UNORDERED,
     VALUES,
     Mutant,
     Subject,
     check_is_caught,
     check_is_right,
+    linear_call,
     matmul_call,
     tiles,
 )
@@ -32,6 +34,10 @@ def matmul_calls():
         yield matmul_call(*shape)
 
 
+def linear_calls():
+    yield linear_call(5, 46, 300)
+
+
 def quantize_calls():
     for shape in ((3, 1500), (9, 77), (4, 1604), (2, 2048)):
         yield quantize_rows, (torch.randn(shape) * torch.randint(1, 2**20, shape),)
@@ -47,6 +53,7 @@ MATMUL = Subject(
     {"int8_matmul_schedule.h": tiles("kTiles", "{{64, 64, 128, 2, 2, 3}}")},
 )
 SPLIT = replace(MATMUL, plan=plans.Plan(plans.Kernel.mma, 0, 4))
+LINEAR = replace(MATMUL, architecture="90a", device=emulator.H100, calls=linear_calls)
 QUANTIZE = Subject(
     "quantize_rows.cu",
     "80",
@@ -240,6 +247,9 @@ MUTANTS = {
         "__fdiv_rn(amax, float(kInt8Max))", "amax * __frcp_rn(float(kInt8Max))", VALUES
     ),
     "infinity taken for a number": row("largest < kInfinity", "largest <= kInfinity", VALUES),
+    "x is read before the kernel before has ended": Mutant(
+        LINEAR, LINEAR.source, {"  ptx::wait_for_kernel_before();\n": ""}, UNORDERED
+    ),
     # Splits.
     "sums counted before they are seen": split(
         "    __stcg(sums_of(own)", "    if (threadIdx.x > 0) __stcg(sums_of(own)", VALUES
@@ -266,6 +276,8 @@ def test_mutant_is_caught(name):
     check_is_caught(MUTANTS[name])
 
 
-@pytest.mark.parametrize("subject", [MATMUL, SPLIT, QUANTIZE], ids=["matmul", "split", "quantize"])
+@pytest.mark.parametrize(
+    "subject", [MATMUL, SPLIT, LINEAR, QUANTIZE], ids=["matmul", "split", "linear", "quantize"]
+)
 def test_there_is_no_false_alarm(subject):
     check_is_right(subject)
