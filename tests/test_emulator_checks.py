@@ -323,6 +323,14 @@ RIGHT = {
         "st.shared.u32 [%r3], %r0;\n fence.proxy.async.shared::cta;\n bar.sync 0;\n" + BULK_STORE,
         lambda t: np.where(t < 16, t, -1),
     ),
+    "a bulk copy that counts at an mbarrier, shown by a proxy fence": (
+        "st.global.u32 [%rd2], %r0;\n"
+        + UNFENCED_INIT.format(count=1).replace(" bar", "fence.proxy.async.shared::cta;\n bar")
+        + BULK.format(expected=64) + WAIT.format(parity=0)
+        + "setp.ge.u32 %p2, %r0, 16;\n @%p2 exit;\n ld.shared.u32 %r9, [%r3];\n"
+        "st.global.u32 [%rd2+256], %r9;",
+        lambda t: t,
+    ),
     "a copy with a cache policy": (
         "createpolicy.fractional.L2::evict_first.b64 %rd7, 1.0;\n st.global.u32 [%rd2], %r0;\n"
         "cp.async.ca.shared.global.L2::cache_hint [%r3], [%rd2], 4, %rd7;\n"

@@ -7,35 +7,39 @@ import pytest
 import torch
 from emulator.mutants import (
     CONFLICTS,
+    OUTSIDE,
+    UNORDERED,
     VALUES,
     Mutant,
     Subject,
     check_is_caught,
     check_is_right,
+    linear_call,
+    matmul_call,
     tiles,
 )
 
 from green_kernels._C import plans
-from green_kernels.ops import int8_matmul, quantize_rows
+from green_kernels.ops import quantize_rows
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
 RACE = "race: "
 EARLY = "has yet to write|nobody has written"  # what a copy writes was touched before its wait
-OUTSIDE = "outside all buffers"
 
 
 def matmul_calls():
     """Tails in M, N and K, several steps of K; rows for vectors; sums that no float32 holds."""
-    for M, N, K, least in ((70, 75, 400, -127), (40, 72, 1000, -127), (5, 46, 3000, 64)):
-        x_q = torch.randint(least, 128, (M, K), dtype=torch.int8)
-        w_q = torch.randint(least, 128, (N, K), dtype=torch.int8)
-        rest = torch.rand(N), torch.randn(N), torch.randn(M, N)
-        yield int8_matmul, (x_q, torch.rand(M), w_q, *rest)
+    for shape in ((70, 75, 400), (40, 72, 1000), (5, 46, 3000, 64)):
+        yield matmul_call(*shape)
+
+
+def linear_calls():
+    yield linear_call(5, 46, 300)
 
 
 def quantize_calls():
-    for shape in ((3, 1500), (9, 77), (4, 1604), (2, 2048)):
+    for shape in ((3, 1500), (64, 77), (4, 1604), (2, 2048)):
         yield quantize_rows, (torch.randn(shape) * torch.randint(1, 2**20, shape),)
     yield quantize_rows, (torch.tensor([[1.0, torch.inf, 2.0], [1.0, 2.0, 3.0]]),)
 
@@ -49,6 +53,7 @@ MATMUL = Subject(
     {"int8_matmul_schedule.h": tiles("kTiles", "{{64, 64, 128, 2, 2, 3}}")},
 )
 SPLIT = replace(MATMUL, plan=plans.Plan(plans.Kernel.mma, 0, 4))
+LINEAR = replace(MATMUL, architecture="90a", device=emulator.H100, calls=linear_calls)
 QUANTIZE = Subject(
     "quantize_rows.cu",
     "80",
@@ -253,6 +258,9 @@ MUTANTS = {
         "__fdiv_rn(amax, float(kInt8Max))", "amax * __frcp_rn(float(kInt8Max))", VALUES
     ),
     "infinity taken for a number": row("largest < kInfinity", "largest <= kInfinity", VALUES),
+    "x is read before the kernel before has ended": Mutant(
+        LINEAR, LINEAR.source, {"  ptx::wait_for_kernel_before();\n": ""}, UNORDERED
+    ),
     # Splits.
     "sums counted before they are seen": split(
         "    __stcg(sums_of(own)", "    if (threadIdx.x > 0) __stcg(sums_of(own)", VALUES
@@ -279,6 +287,8 @@ def test_mutant_is_caught(name):
     check_is_caught(MUTANTS[name])
 
 
-@pytest.mark.parametrize("subject", [MATMUL, SPLIT, QUANTIZE], ids=["matmul", "split", "quantize"])
+@pytest.mark.parametrize(
+    "subject", [MATMUL, SPLIT, LINEAR, QUANTIZE], ids=["matmul", "split", "linear", "quantize"]
+)
 def test_there_is_no_false_alarm(subject):
     check_is_right(subject)

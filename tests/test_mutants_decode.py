@@ -69,7 +69,7 @@ MUTANTS = {
         "  turn.parity = 1;", "  turn.parity = 0;", f"{OVERWRITES}|{TOO_MANY}|{HANG}"
     ),
     "a stage is released while it is read": decode(
-        "wgmma_wait_group<1>", "wgmma_wait_group<2>", OVERWRITES
+        "wgmma_wait_group<1>", "wgmma_wait_group<2>", f"{OVERWRITES}|{READS_EARLY}"
     ),
     "x's bytes are not expected": decode("w_bytes + x_bytes)", "w_bytes)", f"{READS_EARLY}|{HANG}"),
     "x's part of a stage at the wrong k": decode(

@@ -63,7 +63,7 @@ MUTANTS = {
     "consumers wait for the wrong phase": wgmma(
         "full(turn.stage), turn.parity)",
         "full(turn.stage), turn.parity ^ 1)",
-        READS_EARLY,
+        f"{READS_EARLY}|{HANG}",
         "ring.cuh",
     ),
     "the producer waits for the wrong phase": wgmma(
@@ -81,7 +81,7 @@ MUTANTS = {
         f"{OVERWRITES}|{TOO_MANY}",
     ),
     "a stage is released while it is read": wgmma(
-        "wgmma_wait_group<1>", "wgmma_wait_group<2>", OVERWRITES
+        "wgmma_wait_group<1>", "wgmma_wait_group<2>", f"{OVERWRITES}|{READS_EARLY}"
     ),
     "the last stage of a tile is never released": wgmma(
         "  if (steps > 0) release(block, before);\n", "", HANG
@@ -89,7 +89,7 @@ MUTANTS = {
     "one consumer's release is enough": wgmma(
         "initialise(kConsumers * tile.cluster)",
         "initialise(tile.cluster)",
-        f"{OVERWRITES}|{TOO_MANY}|{HANG}",
+        f"{OVERWRITES}|{READS_EARLY}|{TOO_MANY}|{HANG}",
     ),
     "too many bytes expected": wgmma(
         "(full, stage_bytes(tile))", "(full, stage_bytes(tile) + 16)", HANG
