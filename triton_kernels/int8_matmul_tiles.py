@@ -40,7 +40,7 @@ class Row:
     GROUP_M: int  # tiles of rows that share the columns of w_q in L2
     num_warps: int
     num_stages: int
-    persistent: bool  # by tensor descriptors: a program to a multiprocessor computes tile on tile
+    persistent: bool  # by tensor descriptors, in programs that compute tile on tile
     origin: str  # why this tile: who measured it and how, or what it was derived from
 
     def fits(self, M: int, N: int, K: int, heavy: bool) -> bool:
@@ -57,6 +57,11 @@ class Row:
     def shared_bytes(self) -> int:
         """The most shared memory that stages and barriers take; what converts y may take more."""
         return self.num_stages * (self.BLOCK_M + self.BLOCK_N) * self.BLOCK_K + BARRIERS
+
+    @property
+    def resident(self) -> int:
+        """How many programs the shared memory of a multiprocessor holds."""
+        return SHARED_MEMORY[self.arch] // self.shared_bytes
 
 
 def _power_of_2(least: int, most: int) -> tuple[Callable[[Any], bool], str]:
