@@ -116,6 +116,7 @@ WRONG_TOGETHER = {
     "last before first": ({"first_M": 17}, "last_M must be at least first_M, got 16"),
     "too large": ({"arch": 86, "num_stages": 8}, "num_stages must fit 101376 bytes, got a tile"),
     "missing": ({"GROUP_M": "-"}, "GROUP_M is missing"),
+    "not fenced": ({"arch": 90, "BLOCK_M": 64}, "persistent must be true for BLOCK_M from 64"),
 }
 
 

@@ -109,6 +109,9 @@ def row(values: Any, where: str) -> Row:
         raise ValueError(f"{where}: last_M must be at least first_M, got {found.last_M}")
     if found.persistent and found.arch < 90:
         raise ValueError(f"{where}: persistent needs arch 90 or later, got {found.arch}")
+    if found.arch == 90 and found.BLOCK_M >= 64 and not found.persistent:
+        why = "wgmma reads what was loaded by pointers, which Triton 3.6 does not fence"
+        raise ValueError(f"{where}: persistent must be true for BLOCK_M from 64 on arch 90: {why}")
     if (limit := SHARED_MEMORY[found.arch]) < found.shared_bytes:
         need = f"{found.shared_bytes} bytes of shared memory for its stages"
         raise ValueError(f"{where}: num_stages must fit {limit} bytes, got a tile with {need}")
