@@ -52,10 +52,10 @@ def test_buckets_cover_all_M_without_a_gap(arch, heavy):
     arch=st.sampled_from([80, 86, 87, 89, 90, 100, 103, 120, 121]), precise=st.booleans(),
 )  # fmt: skip
 def test_every_product_has_a_launch(M, N, K, arch, precise):
-    tile, options, persistent = launcher.launch(M, N, K, arch, precise)
+    tile, options, resident = launcher.launch(M, N, K, arch, precise)
     assert tile["BLOCK_M"] >= 16 and options["num_warps"] in (4, 8)
-    assert not persistent or (arch >= 90 and K % 16 == 0 < K and M > 64)
-    assert (tile, options, False) == launcher.launch(M, N, K, arch, precise, aligned=False)
+    assert (resident > 0) == (arch >= 90 and K % 16 == 0 < K and M > 16)
+    assert (tile, options, 0) == launcher.launch(M, N, K, arch, precise, aligned=False)
 
 
 def test_a_newer_gpu_has_the_rows_of_the_one_before_it():
@@ -116,6 +116,7 @@ WRONG_TOGETHER = {
     "last before first": ({"first_M": 17}, "last_M must be at least first_M, got 16"),
     "too large": ({"arch": 86, "num_stages": 8}, "num_stages must fit 101376 bytes, got a tile"),
     "missing": ({"GROUP_M": "-"}, "GROUP_M is missing"),
+    "not fenced": ({"arch": 90, "BLOCK_M": 64}, "persistent must be true for BLOCK_M from 64"),
 }
 
 
@@ -155,7 +156,7 @@ def arguments(M, N, K, dtype=torch.float32, device="cpu"):
 
 @pytest.fixture
 def stays(device, monkeypatch):
-    """Every product by the persistent kernel, a program to three tiles or so; what was launched."""
+    """Every product by the persistent kernel, in few programs of several tiles each."""
     seen = []
     launch = launcher.launch
 
@@ -164,11 +165,11 @@ def stays(device, monkeypatch):
         return seen[-1]
 
     monkeypatch.setattr(launcher, "launch", noted)
-    monkeypatch.setattr(launcher, "gpu_of", lambda device: (90, 3))
+    monkeypatch.setattr(launcher, "gpu_of", lambda device: (90, 1))
     if device == "cuda" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("tensor descriptors need compute capability 9.0")
     with tiles.use(SMALL):
-        yield lambda: [persistent for _, _, persistent in seen]
+        yield lambda: [resident > 0 for _, _, resident in seen]
 
 
 PRODUCTS = {"whole tiles": (192, 128, 256), "edges": (150, 144, 272), "one step": (70, 65, 16)}

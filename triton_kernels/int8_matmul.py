@@ -3,6 +3,8 @@
 There are two kernels. One loads by pointers and computes one tile. The other, for sm_90 and later,
 loads by tensor descriptors, which the launch encodes, and computes tile on tile, so that what the
 next one needs comes in while this one is finished. int8_matmul_tiles.json says which is for what.
+(Where wgmma multiplies, what came by pointers must be fenced, and Triton 3.6 leaves that out after
+16-byte copies. So on sm_90 all that they could load goes to the second, but for 16 rows or fewer.)
 """
 
 import functools
@@ -94,17 +96,18 @@ def _int8_matmul_persistent_kernel(
 
 
 def launch(M, N, K, arch, precise=False, aligned=True):
-    """How a product is launched on an architecture such as 90: constants, options, persistent.
+    """How a product is launched on an architecture such as 90: constants, options, resident.
 
     precise: with float64 activations;  aligned: x_q and w_q begin at multiples of 16 bytes
-    persistent: by the kernel that loads by tensor descriptors, which needs rows so aligned too.
+    resident: programs to a multiprocessor, of the kernel that loads by tensor descriptors, which
+        needs rows so aligned too; 0: by the other kernel.
     """
     row = tiles.choose(M, N, K, arch, heavy=bool(precise or N % 16 or K % 16))
     block_k = 32 if K % 16 else row.BLOCK_K  # byte by byte, so fewer at a time
     tile = {"BLOCK_M": row.BLOCK_M, "BLOCK_N": row.BLOCK_N, "BLOCK_K": block_k}
     options = {"num_warps": row.num_warps, "num_stages": row.num_stages, **TWO_ROUNDINGS}
-    persistent = row.persistent and aligned and K > 0 and K % 16 == 0
-    return {**tile, "GROUP_M": row.GROUP_M}, options, persistent
+    described = row.persistent and aligned and K > 0 and K % 16 == 0
+    return {**tile, "GROUP_M": row.GROUP_M}, options, row.resident if described else 0
 
 
 @functools.cache
@@ -130,11 +133,11 @@ def int8_matmul(
     precise = y.dtype == torch.float32 and act not in ("none", "relu")
     aligned = x_q.data_ptr() % 16 == 0 and w_q.data_ptr() % 16 == 0
     arch, sm_count = gpu_of(x_q.device)
-    tile, options, persistent = launch(M, N, K, arch, precise, aligned)
+    tile, options, resident = launch(M, N, K, arch, precise, aligned)
     programs = -(-M // tile["BLOCK_M"]) * -(-N // tile["BLOCK_N"])  # triton.cdiv is slow here
     kernel = _int8_matmul_kernel
-    if persistent:
-        kernel, programs = _int8_matmul_persistent_kernel, min(programs, sm_count)
+    if resident:
+        kernel, programs = _int8_matmul_persistent_kernel, min(programs, resident * sm_count)
         x_q = TensorDescriptor(x_q, [M, K], [K, 1], [tile["BLOCK_M"], tile["BLOCK_K"]])
         w_q = TensorDescriptor(w_q, [N, K], [K, 1], [tile["BLOCK_N"], tile["BLOCK_K"]])
     kernel[(programs,)](

@@ -40,7 +40,7 @@ class Row:
     GROUP_M: int  # tiles of rows that share the columns of w_q in L2
     num_warps: int
     num_stages: int
-    persistent: bool  # by tensor descriptors: a program to a multiprocessor computes tile on tile
+    persistent: bool  # by tensor descriptors, in programs that compute tile on tile
     origin: str  # why this tile: who measured it and how, or what it was derived from
 
     def fits(self, M: int, N: int, K: int, heavy: bool) -> bool:
@@ -57,6 +57,11 @@ class Row:
     def shared_bytes(self) -> int:
         """The most shared memory that stages and barriers take; what converts y may take more."""
         return self.num_stages * (self.BLOCK_M + self.BLOCK_N) * self.BLOCK_K + BARRIERS
+
+    @property
+    def resident(self) -> int:
+        """How many programs the shared memory of a multiprocessor holds."""
+        return SHARED_MEMORY[self.arch] // self.shared_bytes
 
 
 def _power_of_2(least: int, most: int) -> tuple[Callable[[Any], bool], str]:
@@ -104,6 +109,9 @@ def row(values: Any, where: str) -> Row:
         raise ValueError(f"{where}: last_M must be at least first_M, got {found.last_M}")
     if found.persistent and found.arch < 90:
         raise ValueError(f"{where}: persistent needs arch 90 or later, got {found.arch}")
+    if found.arch == 90 and found.BLOCK_M >= 64 and not found.persistent:
+        why = "wgmma reads what was loaded by pointers, which Triton 3.6 does not fence"
+        raise ValueError(f"{where}: persistent must be true for BLOCK_M from 64 on arch 90: {why}")
     if (limit := SHARED_MEMORY[found.arch]) < found.shared_bytes:
         need = f"{found.shared_bytes} bytes of shared memory for its stages"
         raise ValueError(f"{where}: num_stages must fit {limit} bytes, got a tile with {need}")
