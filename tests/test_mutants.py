@@ -12,8 +12,7 @@ from emulator.mutants import (
     VALUES,
     Mutant,
     Subject,
-    check_is_caught,
-    check_is_right,
+    Suite,
     linear_call,
     matmul_call,
     tiles,
@@ -282,13 +281,16 @@ MUTANTS = {
 }
 
 
+SUITE = Suite(MUTANTS)
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_is_caught(name):
-    check_is_caught(MUTANTS[name])
+    SUITE.check_is_caught(name)
 
 
 @pytest.mark.parametrize(
     "subject", [MATMUL, SPLIT, LINEAR, QUANTIZE], ids=["matmul", "split", "linear", "quantize"]
 )
 def test_there_is_no_false_alarm(subject):
-    check_is_right(subject)
+    SUITE.check_is_right(subject)

@@ -17,8 +17,7 @@ from emulator.mutants import (
     VALUES,
     Mutant,
     Subject,
-    check_is_caught,
-    check_is_right,
+    Suite,
     linear_call,
     matmul_call,
     tiles,
@@ -183,10 +182,13 @@ MUTANTS = {
 }
 
 
+SUITE = Suite(MUTANTS)
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_is_caught(name):
-    check_is_caught(MUTANTS[name])
+    SUITE.check_is_caught(name)
 
 
 def test_there_is_no_false_alarm():
-    check_is_right(WGMMA)
+    SUITE.check_is_right(WGMMA)

@@ -1,13 +1,16 @@
 """Mutants: kernels with one mistake each, to see whether the emulator finds it.
 
-A mutant is a copy of csrc/ with a piece of it replaced, of which one .cu is compiled and takes the
-place of the kernels' own.
+A mutant is a copy of csrc/ with a piece of it replaced. All mutants of a .cu are compiled at once,
+each in a namespace of its own, since nvcc takes longer to begin than it takes for any of them. The
+object takes the place of the .cu's own in _kernels, and does as the mutant does that was chosen.
 """
 
+import ctypes
 import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
@@ -97,29 +100,85 @@ def tiles(table, rows):
     return rf"{table}\[\] = {{.*?}};", f"{table}[] = {rows};"
 
 
+UNIT = """{system}
+#include "{csrc}/cuda/int8_matmul_kernels.h"
+#include "{csrc}/cuda/quantize_rows.h"
+{mutants}
+namespace green_kernels {{
+static int chosen = 0;
+{launcher} {{
+  static const decltype(&{name}) all[] = {{{all}}};
+  return all[chosen]({arguments});
+}}
+}}
+extern "C" __attribute__((visibility("default"))) void choose(int mutant) {{
+  green_kernels::chosen = mutant;
+}}
+"""
+MUTANT = """
+namespace m{i} {{
+#include "m{i}/cuda/{source}"
+namespace green_kernels {{  // what int8_matmul.cu has for it, of which there are no mutants
+cudaError_t allow_shared_memory(const void* kernel, int bytes) {{
+  return ::green_kernels::allow_shared_memory(kernel, bytes);
+}}
+}}
+}}
+"""
+
+
 def replace_in(path, old, new):
     text, count = re.subn(old, lambda match: new, path.read_text(), flags=re.DOTALL)
     assert count == 1, f"{path.name} has not one {old!r}"
     path.write_text(text)
 
 
-def load(subject, file=None, pieces=None):
-    """The module _kernels with `pieces` of a file replaced; without a file, as it is right."""
-    if not file and not subject.slighter:
-        return emulator.kernels()
-    with TemporaryDirectory() as folder:
-        csrc = shutil.copytree(
-            build.CSRC, f"{folder}/csrc", ignore=shutil.ignore_patterns("cpu", "*.cpp", "*.cu")
+def copy_csrc(to, subject, number, mutant):
+    """What the subject's .cu is made of, with the mutant's mistake, if there is one."""
+    shutil.copytree(build.CSRC, to, ignore=shutil.ignore_patterns("cpu", "*.cpp", "*.cu"))
+    cuda = to / "cuda"
+    shutil.copy(build.CSRC / "cuda" / subject.source, cuda)
+    for name, (old, new) in subject.slighter.items():
+        replace_in(cuda / name, old, new)
+    for old, new in mutant.pieces.items() if mutant else ():
+        replace_in(cuda / mutant.file, re.escape(old), new)
+    for path in to.rglob("*.*"):  # #pragma once takes files with one text for one file
+        path.write_text(f"{path.read_text()}// {number}\n")
+
+
+def write_unit(folder, subject, mutants):
+    """The .cu that has them all, and calls the one that was chosen."""
+    for number, mutant in enumerate(mutants):
+        copy_csrc(folder / f"m{number}", subject, number, mutant)
+    texts = build.sources_of(folder / "m0" / "cuda" / subject.source)
+    system = {line for text in texts for line in re.findall("^#include <.*>", text, re.MULTILINE)}
+    # The launcher is all that a .cu does not keep to itself.
+    source = (build.CSRC / "cuda" / subject.source).read_text()
+    launcher = re.search(r"\n}  // namespace\n\n(.*?) {", source, re.DOTALL)[1]
+    name = re.search(r"(\w+)\(", launcher)[1]
+    numbers = range(len(mutants))
+    unit = folder / subject.source
+    unit.write_text(
+        UNIT.format(
+            system="\n".join(sorted(system)),
+            csrc=build.CSRC,
+            mutants="".join(MUTANT.format(i=i, source=subject.source) for i in numbers),
+            launcher=launcher,
+            name=name,
+            all=", ".join(f"(decltype(&{name}))m{i}::green_kernels::{name}" for i in numbers),
+            arguments=", ".join(re.findall(r"(\w+)[,)]", launcher)),
         )
-        cuda = build.Path(csrc, "cuda")
-        shutil.copy(build.CSRC / "cuda" / subject.source, cuda)
-        for name, (old, new) in subject.slighter.items():
-            replace_in(cuda / name, old, new)
-        for old, new in (pieces or {}).items():
-            replace_in(cuda / file, re.escape(old), new)
-        made = build.compile_cu(cuda / subject.source, [subject.architecture])
-    runtime = emulator.runtime().__file__
-    return emulator.load("_kernels", build.build_kernels("mutant", {subject.source: made}, runtime))
+    )
+    return unit
+
+
+def load(subject, mutants):
+    """The module _kernels with the subject's mutants, and the function that chooses one."""
+    with TemporaryDirectory() as folder:
+        unit = write_unit(Path(folder), subject, mutants)
+        made = build.compile_cu(unit, [subject.architecture])
+    path = build.build_kernels("mutants", {subject.source: made}, emulator.runtime().__file__)
+    return emulator.load("_kernels", path), ctypes.CDLL(str(path), emulator.LOADING).choose
 
 
 def symptom(subject, module):
@@ -137,19 +196,40 @@ def symptom(subject, module):
     return None
 
 
-def check_is_caught(mutant):
-    """What is seen of a mutant is what must find it."""
-    module = load(mutant.subject, mutant.file, mutant.pieces)
-    for _ in range(TRIES):
-        seen = symptom(mutant.subject, module)
-        if seen:
-            assert re.search(mutant.by, seen), seen
-            return
-    pytest.fail(f"not caught in {TRIES} tries")
+class Suite:
+    """Mutants by name, those of one subject built when the first of them is asked for."""
 
+    def __init__(self, mutants):
+        self.mutants = mutants
+        self.loaded = {}
 
-def check_is_right(subject):
-    """There is nothing to be seen of the kernel with no mistake."""
-    module = load(subject)
-    for _ in range(RIGHT_TRIES):
-        assert symptom(subject, module) is None
+    def choose(self, subject, mutant=None):
+        """The module of a subject as the mutant makes it; without one, as it is right."""
+        key = self.key(subject)
+        if key not in self.loaded:
+            alike = [m for m in self.mutants.values() if self.key(m.subject) == key]
+            self.loaded[key] = [None, *alike], *load(subject, [None, *alike])
+        numbered, module, choose = self.loaded[key]
+        choose(numbered.index(mutant))
+        return module
+
+    @staticmethod
+    def key(subject):
+        return subject.source, subject.architecture, repr(subject.slighter)
+
+    def check_is_caught(self, name):
+        """What is seen of a mutant is what must find it."""
+        mutant = self.mutants[name]
+        module = self.choose(mutant.subject, mutant)
+        for _ in range(TRIES):
+            seen = symptom(mutant.subject, module)
+            if seen:
+                assert re.search(mutant.by, seen), seen
+                return
+        pytest.fail(f"not caught in {TRIES} tries")
+
+    def check_is_right(self, subject):
+        """There is nothing to be seen of the kernel with no mistake."""
+        module = self.choose(subject)
+        for _ in range(RIGHT_TRIES):
+            assert symptom(subject, module) is None
