@@ -74,7 +74,7 @@ gpu-check:  ## the same of what is installed already, such as a wheel
 	    assert all('cuda' in devices for devices in info['kernels'].values()), 'built without CUDA kernels'" | tee build.json
 	timeout 600 $(RUN) -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib --junitxml="$(OUT)/tests.xml" \
 	    -k "not emulated" \
-	    tests/test_quantize_rows.py tests/test_int8_matmul.py tests/test_int8_matmul_tiles.py tests/test_int8_linear.py \
+	    tests/test_quantize_rows.py tests/test_int8_matmul.py tests/test_int8_matmul_tiles.py tests/test_int8_linear.py tests/test_int8_weight_linear.py \
 	    tests/test_nn_int8_linear.py tests/test_layout.py
 	status=0; \
 	mkdir -p "$(OUT)/conformance"; \

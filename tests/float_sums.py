@@ -6,6 +6,7 @@ import torch
 
 from green_kernels.ops import ACTIVATIONS, int8_weight_linear
 
+TINY = 2.0**-126  # the least normal float32
 EPS = 2.0**-23  # relative error of one float32 operation: tensor cores truncate
 
 
@@ -23,6 +24,7 @@ def bound(x, w_q, w_scale, bias=None, act="none", residual=None, out_dtype=None)
     # K products and sums in any order; the body's sum and two operations, half an EPS on each side.
     size = (x.double().abs() @ w_q.double().abs().T) * w_scale
     error = (K + 3) * EPS * size + (0 if bias is None else EPS * bias.double().abs())
+    error = error + K * 127 * TINY * w_scale  # subnormal x, and sums, may count as zero
     error = slope(act) * error
     y = body(residual, out_dtype)
     ulp = torch.finfo(y.dtype).eps

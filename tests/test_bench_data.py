@@ -11,6 +11,7 @@ from green_kernels.bench.case import Unavailable, Way
 from green_kernels.bench.cases import minilm
 from green_kernels.bench.cases.int8_linear import int8_linear, tolerance
 from green_kernels.bench.cases.int8_matmul import int8_matmul
+from green_kernels.bench.cases.int8_weight_linear import int8_weight_linear
 from green_kernels.bench.cases.overhead import overhead
 from green_kernels.bench.cases.quantize_rows import quantize_rows
 
@@ -18,6 +19,8 @@ SMALL = {
     "int8_linear": (int8_linear, (32, 64, 48, torch.float32)),
     "int8_linear bf16": (int8_linear, (32, 64, 48, torch.bfloat16)),
     "int8_matmul": (int8_matmul, (32, 64, 48)),
+    "int8_weight_linear": (int8_weight_linear, (32, 64, 48, torch.float32)),
+    "int8_weight_linear bf16": (int8_weight_linear, (32, 64, 48, torch.bfloat16)),
     "overhead": (overhead, (1, 64, 64)),
     "quantize_rows": (quantize_rows, (32, 64)),
 }

@@ -42,7 +42,9 @@ def test_value(shape, arguments, backend):
     assert_near_body(int8_weight_linear(*args), *args)
 
 
-@pytest.mark.parametrize("act, dtype", zip(ACTIVATIONS, [*FLOATS, *FLOATS], strict=False))
+@pytest.mark.parametrize(
+    "act, dtype", list(zip(ACTIVATIONS, [*FLOATS, *FLOATS], strict=False)), ids=str
+)
 def test_everything_at_once(act, dtype, arguments, backend):
     """Of different dtypes; w_scale such that the activations' curves are where the values are."""
     x, w_q, w_scale, bias = arguments((5, 2), 20, 48, dtype)
@@ -76,7 +78,9 @@ def test_bound_is_not_idle(arguments):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in matmul")  # Triton's interpreter
-@pytest.mark.parametrize("act, dtype", zip(["none", "relu", "none"], FLOATS, strict=True))
+@pytest.mark.parametrize(
+    "act, dtype", list(zip(["none", "relu", "none"], FLOATS, strict=True)), ids=str
+)
 def test_what_is_not_finite_stays_so(act, dtype, arguments, backend):
     x, w_q, *rest = arguments((20,), 18, 32, dtype)
     w_q[:, 5] = torch.arange(-9, 9)  # infinity times zero too
@@ -122,7 +126,26 @@ def test_any_shape(M, N, K, dtype, out_dtype, act):
     assert_near_body(int8_weight_linear(*args), *args)
 
 
-@pytest.mark.parametrize("act, dtype", zip(["gelu", "none", "silu"], FLOATS, strict=True))
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("M", [1, 2, 3, 71])
+def test_past_every_block_of_the_cpu(M, dtype, arguments, device):
+    args = *arguments((M,), 533, 1100, dtype), "none", torch.randn(M, 533, device=device)
+    y = int8_weight_linear(*args)
+    assert_near_body(y, *args)
+    assert torch.equal(y, int8_weight_linear(*args))
+
+
+def test_longest_sums_of_one_sign(device):
+    """Where float32 sums lose most: the bound holds to the last K."""
+    x = torch.rand(5, MAX_K, device=device)
+    w_q = torch.randint(0, 128, (3, MAX_K), dtype=torch.int8, device=device)
+    args = x, w_q, torch.ones(3, device=device)
+    assert_near_body(int8_weight_linear(*args), *args)
+
+
+@pytest.mark.parametrize(
+    "act, dtype", list(zip(["gelu", "none", "silu"], FLOATS, strict=True)), ids=str
+)
 def test_gradient(act, dtype, arguments, backend):
     x, w_q, w_scale, bias = arguments((2, 3), 20, 32, dtype)
     w_scale /= 30

@@ -7,14 +7,23 @@
 
 namespace green_kernels {
 
-constexpr int64_t kLanes = 16;  // floats: rows of x end in zeros, at a multiple of them
+constexpr int64_t kCacheLine = 64;  // bytes
 
-// Floats from one row of x to the next: an odd number of cache lines, lest rows fall into a few
-// sets of a cache.
-constexpr int64_t row_stride(int64_t K) { return (ceil_div(K, kLanes) | 1) * kLanes; }
+// What dot_columns wants rows of this dtype as: bfloat16 where it is that and the CPU multiplies
+// it, else float32.
+Float dot_dtype(Float dtype);
 
-// acc[m * N + n] = sum over k of x[m * row_stride(K) + k] * w_q[n * K + k], in float32 in an order
-// of its own.  x is aligned to 64 bytes, and zero between K and the next multiple of kLanes.
-void dot_columns(const float* x, int64_t M, const int8_t* w_q, int64_t N, int64_t K, float* acc);
+// Bytes from one row of x to the next: an odd number of cache lines, lest rows fall into a few sets
+// of a cache.
+inline int64_t row_stride(Float dtype, int64_t K) {
+  return (ceil_div(K * bytes(dtype), kCacheLine) | 1) * kCacheLine;
+}
+
+// acc[m * N + n] = sum over k of x[m, k] * w_q[n * K + k], in float32 in an order of its own; to
+// the instructions for bfloat16 a subnormal x is zero.  x is of a dtype that dot_dtype gave, its
+// rows row_stride bytes apart from a multiple of kCacheLine on, and zero between K and the next
+// such multiple.
+void dot_columns(const void* x, Float dtype, int64_t M, const int8_t* w_q, int64_t N, int64_t K,
+                 float* acc);
 
 }  // namespace green_kernels
