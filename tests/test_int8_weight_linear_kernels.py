@@ -119,7 +119,7 @@ def test_large_products_have_the_largest_tiles():
 # The kernels.
 
 # Past the edges of a tile, and what chooses it: how many SMs there are.
-PROBLEMS = [(250, 235, 1), (122, 71, 4), (37, 74, 132)]
+PROBLEMS = [(250, 235, 1), (122, 71, 4), (37, 74, 4), (37, 74, 132)]
 
 
 def arguments(M, N, K, dtype):

@@ -35,8 +35,7 @@ constexpr int kPartialWords = kSkinnyColumns * kSkinnyRows;  // of a warp, for 8
 
 // A warp's weights of a few steps, each in two halves of 8 rows: chunks, a lane's own next to those
 // of its neighbours.
-constexpr int kSkinnyAhead =
-    4;  // steps in the ring, one of which is read: 3 KB of a warp under way
+constexpr int kSkinnyAhead = 4;  // steps in the ring: one is read, 3 KB are under way
 HOST_DEVICE constexpr int ring_chunk(int step, int half, int lane) {
   return (step % kSkinnyAhead * 2 + half) * kWarpSize + lane;
 }
@@ -55,12 +54,12 @@ HOST_DEVICE constexpr Place skinny_written(int thread) {
   return {thread / kWarpSize * kSkinnyRows + thread % kSkinnyRows, thread / kSkinnyRows % 4 * 4};
 }
 
-// The kernel for many rows. Small tiles make enough blocks where M or N is small; the least of M
-// above which it is used is 17.
+// The kernel for many rows, 17 at the least. Small tiles make enough blocks where M or N is small.
 constexpr Tile kWeightTiles[] = {
     {128, 128, kStepK, 2, 4, 4},  // 96 KB: all that a block may have everywhere
     {64, 64, kStepK, 2, 2, 4},    // 48 KB
     {32, 64, kStepK, 1, 4, 6},    // 48 KB
+    {32, 32, kStepK, 2, 2, 6},    // 36 KB
 };
 constexpr int kWeightTileCount = sizeof(kWeightTiles) / sizeof(kWeightTiles[0]);
 
