@@ -101,7 +101,7 @@ def tiles(table, rows):
 
 
 UNIT = """{system}
-#include "{csrc}/cuda/int8_matmul_kernels.h"
+#include "{csrc}/cuda/int8_weight_linear_kernels.h"
 #include "{csrc}/cuda/quantize_rows.h"
 {mutants}
 namespace green_kernels {{
@@ -232,4 +232,5 @@ class Suite:
         """There is nothing to be seen of the kernel with no mistake."""
         module = self.choose(subject)
         for _ in range(RIGHT_TRIES):
-            assert symptom(subject, module) is None
+            seen = symptom(subject, module)
+            assert seen is None, seen
