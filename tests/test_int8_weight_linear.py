@@ -204,6 +204,14 @@ ERRORS = {
         {"x": torch.ones(4, 20).double()},
         "x must be float32, float16 or bfloat16, got torch.float64",
     ),
+    "x float8": (
+        {"x": torch.ones(4, 20).to(torch.float8_e4m3fn)},
+        "x must be float32, float16 or bfloat16, got torch.float8_e4m3fn",
+    ),
+    "x complex": (
+        {"x": torch.ones(4, 20).to(torch.complex64)},
+        "x must be floating point, got torch.complex64",
+    ),
     "x a number": ({"x": torch.tensor(1.0)}, r"x must have shape \(..., K\), got \(\)"),
     "x sparse": ({"x": torch.ones(4, 20).to_sparse()}, "x must be a dense tensor"),
     "K differs": ({"x": torch.ones(4, 15)}, r"x must have shape \(..., K = 20\), got \(4, 15\)"),
@@ -237,6 +245,14 @@ ERRORS = {
     "out_dtype float64": (
         {"out_dtype": torch.float64},
         "out_dtype must be float32, float16 or bfloat16, got torch.float64",
+    ),
+    "out_dtype float8": (
+        {"out_dtype": torch.float8_e5m2},
+        "out_dtype must be float32, float16 or bfloat16, got torch.float8_e5m2",
+    ),
+    "residual float8": (
+        {"residual": torch.ones(4, 8).to(torch.float8_e4m3fn)},
+        "residual must be float32, float16 or bfloat16, got torch.float8_e4m3fn",
     ),
     "w_packed float": ({"w_packed": torch.ones(8, 32)}, "w_packed must be int8, got torch.float32"),
     "w_packed not padded": (
