@@ -1,5 +1,7 @@
 """int8_weight_linear: every backend against the body of the op, within what rounding explains."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -88,6 +90,20 @@ def test_what_is_not_finite_stays_so(act, dtype, arguments, backend):
     args = x, w_q, *rest, act
     y = int8_weight_linear(*args)
     assert y[19].isnan().all() and y[3].isnan().nonzero().tolist() == [[9]]
+    assert_near_body(y, *args)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_rows_of_every_magnitude(dtype, arguments, backend):
+    """From the least subnormal to what times 127 is a float32 still, or to the dtype's own end."""
+    x, w_q, w_scale, _ = arguments((20,), 18, 48)
+    last = min(torch.finfo(dtype).max / 8, 2.0**112)
+    least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    exponents = torch.linspace(math.log2(least), math.log2(last), 20, dtype=torch.float64)
+    x = (x.double() * exponents.exp2().to(x.device)[:, None]).to(dtype)
+    args = x, w_q, torch.ones_like(w_scale), None, "none", None, torch.float32
+    y = int8_weight_linear(*args)
+    assert y.isfinite().all()
     assert_near_body(y, *args)
 
 
