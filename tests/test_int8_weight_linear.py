@@ -152,8 +152,8 @@ def test_past_every_block_of_the_cpu(M, dtype, arguments, device):
 
 
 def test_longest_sums_of_one_sign(device):
-    """Where float32 sums lose most: the bound holds to the last K."""
-    x = torch.rand(5, MAX_K, device=device)
+    """Where float32 sums lose most. Of rows so long, the CPU takes fewer at a time."""
+    x = torch.rand(9, MAX_K, device=device)
     w_q = torch.randint(0, 128, (3, MAX_K), dtype=torch.int8, device=device)
     args = x, w_q, torch.ones(3, device=device)
     assert_near_body(int8_weight_linear(*args), *args)
