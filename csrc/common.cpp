@@ -8,10 +8,7 @@ namespace {
 
 constexpr const char* kActs[] = {"none", "relu", "gelu", "gelu_tanh", "silu"};
 
-bool is_floating(ScalarType dtype) {
-  return dtype == ScalarType::Float || dtype == ScalarType::Half || dtype == ScalarType::BFloat16 ||
-         dtype == ScalarType::Double || name(dtype).rfind("torch.float8", 0) == 0;
-}
+bool is_floating(ScalarType dtype) { return name(dtype).rfind("torch.float", 0) == 0; }
 
 std::string tuple(const std::vector<int64_t>& sizes) {
   std::string text = "(";
@@ -41,7 +38,7 @@ void check_device(const Tensor& x, const Tensor& of, const char* argument, const
         argument, " must be on the device of ", whose);
 }
 
-// What the two matrix ops have in common; `x` is the left matrix and `whose` its name.
+// What the matrix ops have in common; `x` is the left matrix and `whose` its name.
 void check_matrices(const Tensor& x, const Tensor& w_q, const Tensor& w_scale,
                     const OptTensor& bias, const OptTensor& residual, const char* whose) {
   check_dtype(w_q, ScalarType::Char, "w_q");
@@ -92,6 +89,12 @@ std::string name(ScalarType dtype) {
       return "torch.int64";
     case ScalarType::Bool:
       return "torch.bool";
+    case ScalarType::ComplexHalf:
+      return "torch.complex32";
+    case ScalarType::ComplexFloat:
+      return "torch.complex64";
+    case ScalarType::ComplexDouble:
+      return "torch.complex128";
     default: {
       std::string rare = torch::headeronly::toString(dtype);
       for (char& c : rare) c = char(std::tolower(static_cast<unsigned char>(c)));
@@ -106,12 +109,17 @@ std::string shape(const Tensor& x) {
 }
 
 Float to_float(ScalarType dtype, const char* argument) {
-  CHECK(is_floating(dtype), argument, " must be floating point, got ", name(dtype));
-  CHECK(dtype != ScalarType::Double, argument, " must be float32, float16 or bfloat16, got ",
-        name(dtype));
-  return dtype == ScalarType::Float  ? Float::kFloat32
-         : dtype == ScalarType::Half ? Float::kFloat16
-                                     : Float::kBFloat16;
+  switch (dtype) {
+    case ScalarType::Float:
+      return Float::kFloat32;
+    case ScalarType::Half:
+      return Float::kFloat16;
+    case ScalarType::BFloat16:
+      return Float::kBFloat16;
+    default:  // of other floats the words differ; kernels read and write none of them
+      CHECK(is_floating(dtype), argument, " must be floating point, got ", name(dtype));
+      CHECK(false, argument, " must be float32, float16 or bfloat16, got ", name(dtype));
+  }
 }
 
 void check_quantize_rows(const Tensor& x) {

@@ -1,5 +1,6 @@
-// From an exact int32 sum to an output, one rounded float32 operation after another: the order is
-// the numerics contract, so it stands here once for the CPU and the CUDA kernels.
+// From a sum, int32 or float32, to an output, one rounded float32 operation after another: the
+// order is the numerics contract, so it stands here once for the CPU and the CUDA kernels.  (The
+// sums of int8_weight_linear have no x_scale.)
 //
 //   y = float(acc) * x_scale;  y = y * w_scale;  y = y + bias;  y = act(y);  y = y + residual
 #pragma once

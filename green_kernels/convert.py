@@ -128,7 +128,7 @@ def _choose(recipe: Recipes, names: Names) -> tuple[Recipe | None, str | None]:
 
 
 def _check_recipe(recipe: Recipes, names_of_layers: Iterable[Names]) -> None:
-    if isinstance(recipe, Recipe):
+    if type(recipe) in LAYERS:
         return
     if not isinstance(recipe, Mapping):
         raise TypeError(f"recipe must be a recipe, as Int8(), or a mapping, got {recipe!r}")
@@ -136,7 +136,7 @@ def _check_recipe(recipe: Recipes, names_of_layers: Iterable[Names]) -> None:
     for pattern, chosen in recipe.items():
         if not isinstance(pattern, str):
             raise TypeError(f"recipe: a pattern must be a str, got {pattern!r}")
-        if chosen is not None and not isinstance(chosen, Recipe):
+        if chosen is not None and type(chosen) not in LAYERS:
             raise TypeError(f"recipe[{pattern!r}] must be a recipe or None, got {chosen!r}")
         if not any(fnmatchcase(name, pattern) for name in every):
             raise ValueError(f"recipe: pattern {pattern!r} matches no linear layer of the model")

@@ -21,9 +21,11 @@ def bound(x, w_q, w_scale, bias=None, act="none", residual=None, out_dtype=None)
     """The most that each output may differ by, to first order."""
     K = x.shape[-1]
     body = functools.partial(int8_weight_linear.reference, x, w_q, w_scale, bias, act)
-    # K products and sums in any order; the body's sum and two operations, half an EPS on each side.
+    # K products and sums in any order, for each of the three bfloat16 that a float32 is to tensor
+    # cores; the body's sum and two operations, half an EPS on each side.
     size = (x.double().abs() @ w_q.double().abs().T) * w_scale
-    error = (K + 3) * EPS * size + (0 if bias is None else EPS * bias.double().abs())
+    terms = 3 * K if x.dtype == torch.float32 else K
+    error = (terms + 3) * EPS * size + (0 if bias is None else EPS * bias.double().abs())
     error = error + K * 127 * TINY * w_scale  # subnormal x, and sums, may count as zero
     error = slope(act) * error
     y = body(residual, out_dtype)

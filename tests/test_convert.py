@@ -10,6 +10,7 @@ from torch import nn
 
 from green_kernels import Int8, convert
 from green_kernels.nn import Int8Linear
+from green_kernels.recipes import Recipe
 
 F = 128  # the least that Int8() converts
 
@@ -172,6 +173,7 @@ def test_pattern_knows_all_names_of_a_layer():
 WRONG_RECIPES = {
     "no recipe": (None, TypeError, "recipe must be a recipe, as Int8.., or a mapping, got None"),
     "the class": (Int8, TypeError, "recipe must be a recipe"),
+    "of no layer": (Recipe(), TypeError, r"recipe must be a recipe, .*got Recipe\(\)"),
     "pattern not text": ({3: Int8()}, TypeError, "a pattern must be a str, got 3"),
     "no recipe in it": ({"*": "int8"}, TypeError, "recipe..... must be a recipe or None, got 'int"),
     "nothing matches": ({"*": Int8(), "heads": None}, ValueError, "'heads' matches no linear"),

@@ -1,5 +1,7 @@
 """int8_weight_linear: every backend against the body of the op, within what rounding explains."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -91,6 +93,20 @@ def test_what_is_not_finite_stays_so(act, dtype, arguments, backend):
     assert_near_body(y, *args)
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_rows_of_every_magnitude(dtype, arguments, backend):
+    """From the least subnormal to what times 127 is a float32 still, or to the dtype's own end."""
+    x, w_q, w_scale, _ = arguments((20,), 18, 48)
+    last = min(torch.finfo(dtype).max / 8, 2.0**112)
+    least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    exponents = torch.linspace(math.log2(least), math.log2(last), 20, dtype=torch.float64)
+    x = (x.double() * exponents.exp2().to(x.device)[:, None]).to(dtype)
+    args = x, w_q, torch.ones_like(w_scale), None, "none", None, torch.float32
+    y = int8_weight_linear(*args)
+    assert y.isfinite().all()
+    assert_near_body(y, *args)
+
+
 def test_padded_weights_change_nothing(arguments, backend, assert_same_bits):
     x, w_q, *rest = arguments((5,), 7, 20, torch.bfloat16)
     w_packed = pad_weight(w_q)
@@ -136,8 +152,8 @@ def test_past_every_block_of_the_cpu(M, dtype, arguments, device):
 
 
 def test_longest_sums_of_one_sign(device):
-    """Where float32 sums lose most: the bound holds to the last K."""
-    x = torch.rand(5, MAX_K, device=device)
+    """Where float32 sums lose most. Of rows so long, the CPU takes fewer at a time."""
+    x = torch.rand(9, MAX_K, device=device)
     w_q = torch.randint(0, 128, (3, MAX_K), dtype=torch.int8, device=device)
     args = x, w_q, torch.ones(3, device=device)
     assert_near_body(int8_weight_linear(*args), *args)
@@ -204,6 +220,14 @@ ERRORS = {
         {"x": torch.ones(4, 20).double()},
         "x must be float32, float16 or bfloat16, got torch.float64",
     ),
+    "x float8": (
+        {"x": torch.ones(4, 20).to(torch.float8_e4m3fn)},
+        "x must be float32, float16 or bfloat16, got torch.float8_e4m3fn",
+    ),
+    "x complex": (
+        {"x": torch.ones(4, 20).to(torch.complex64)},
+        "x must be floating point, got torch.complex64",
+    ),
     "x a number": ({"x": torch.tensor(1.0)}, r"x must have shape \(..., K\), got \(\)"),
     "x sparse": ({"x": torch.ones(4, 20).to_sparse()}, "x must be a dense tensor"),
     "K differs": ({"x": torch.ones(4, 15)}, r"x must have shape \(..., K = 20\), got \(4, 15\)"),
@@ -237,6 +261,14 @@ ERRORS = {
     "out_dtype float64": (
         {"out_dtype": torch.float64},
         "out_dtype must be float32, float16 or bfloat16, got torch.float64",
+    ),
+    "out_dtype float8": (
+        {"out_dtype": torch.float8_e5m2},
+        "out_dtype must be float32, float16 or bfloat16, got torch.float8_e5m2",
+    ),
+    "residual float8": (
+        {"residual": torch.ones(4, 8).to(torch.float8_e4m3fn)},
+        "residual must be float32, float16 or bfloat16, got torch.float8_e4m3fn",
     ),
     "w_packed float": ({"w_packed": torch.ones(8, 32)}, "w_packed must be int8, got torch.float32"),
     "w_packed not padded": (

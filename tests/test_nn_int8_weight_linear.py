@@ -74,6 +74,13 @@ def mixed():
     return model, convert(model, recipe)
 
 
+@pytest.mark.parametrize("layer, recipe", [(Int8WeightLinear, Int8()), (Int8Linear, "Int8")])
+def test_refuses_the_recipe_of_another_layer(linear, layer, recipe):
+    """Saved with it, it would be another layer when it is loaded."""
+    with pytest.raises(TypeError, match=f"recipe must be an {layer.KIND.__name__}, got .*Int8"):
+        layer.from_float(linear, recipe)
+
+
 def test_convert_takes_a_recipe_for_each_layer():
     model, report = mixed()
     became = [change.became for change in report]

@@ -1,8 +1,9 @@
-"""From an exact int32 sum to an output, one rounded float32 operation after another.
+"""From a sum, int32 or float32, to an output, one rounded float32 operation after another.
 
 y = float(acc) * x_scale;  y = y * w_scale;  y = y + bias;  y = act(y);  y = y + residual
 
-The formulas are those of csrc/epilogue.h, which says why.
+The formulas are those of csrc/epilogue.h, which says why. (The sums of int8_weight_linear have no
+x_scale.)
 """
 
 import triton

@@ -60,19 +60,20 @@ class QuantizedLinear(nn.Module):
         """Return linear with its weight rounded to int8, row by row, followed by act.
 
         The bias is linear's own Parameter, not a copy. linear itself is left as it is.
-        TypeError where linear is none; ValueError where its weight is of another dtype than
-        float32, float16 and bfloat16, or holds NaN or Inf.
+        TypeError where linear is none, or recipe is of another layer; ValueError where its weight
+        is of another dtype than float32, float16 and bfloat16, or holds NaN or Inf.
         """
         _check_linear(linear)
+        recipe = recipe or cls.KIND()
+        if type(recipe) is not cls.KIND:  # load makes of a layer what its recipe says
+            raise TypeError(f"recipe must be an {cls.KIND.__name__}, got {recipe!r}")
         weight = linear.weight.detach()
         with torch.inference_mode(False), torch.no_grad():
             w_q, w_scale = ops.quantize_rows(weight)
             broken = (~w_scale.isfinite()).nonzero().flatten().tolist()
             if broken:
                 raise ValueError(f"weight must be finite, got NaN or Inf in {_rows(broken)}")
-            return cls.of(w_q, w_scale, linear.bias, act, recipe or cls.KIND()).train(
-                linear.training
-            )
+            return cls.of(w_q, w_scale, linear.bias, act, recipe).train(linear.training)
 
     @classmethod
     def of(

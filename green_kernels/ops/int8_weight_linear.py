@@ -23,9 +23,11 @@ def int8_weight_linear(
     """Return act((x @ w_q.T) * w_scale + bias) + residual, x as it is.
 
     int8 values are exact in each dtype of x, so w_q is multiplied as it is. Kernels sum in float32,
-    each in an order of its own, and so are off by K * 2**-23 * sum |x * w_q| at the most, but that
-    bfloat16 below 2**-126 may count as zero. What follows is float32, each operation rounded in the
-    order written. The weights are frozen.
+    each in an order of its own, and so are off by K * 2**-23 * sum |x * w_q| at the most, or three
+    times that where x is float32, which a GPU multiplies in three parts. But bfloat16, and sums of
+    it, below 2**-126 may count as zero, and what is past the largest float32 on its way does not
+    come back. The rest is float32, each operation rounded in the order written. The weights are
+    frozen.
 
     x: (..., K), float32, float16 or bfloat16;  K at most MAX_K
     w_q: (N, K), int8, in [-127, 127];  w_scale: (N,), float32
