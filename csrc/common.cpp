@@ -38,7 +38,7 @@ void check_device(const Tensor& x, const Tensor& of, const char* argument, const
         argument, " must be on the device of ", whose);
 }
 
-// What the matrix ops have in common; `x` is the left matrix and `whose` its name.
+// What the products have in common; `x` is the left matrix and `whose` its name.
 void check_matrices(const Tensor& x, const Tensor& w_q, const Tensor& w_scale,
                     const OptTensor& bias, const OptTensor& residual, const char* whose) {
   check_dtype(w_q, ScalarType::Char, "w_q");

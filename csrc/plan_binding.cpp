@@ -60,7 +60,7 @@ void bind_wgmma(pybind11::module_& plans) {
     }
     for (int warp = 0; warp < kConsumers * 4; ++warp)
       parts.emplace_back(piece_offset(tile, warp), kPieceBytes);
-    parts.emplace_back(ring_offset(tile), 2 * tile.stages * 8);
+    parts.emplace_back(ring_offset(tile), ring_bytes(tile.stages));
     return std::pair(parts, shared_bytes(tile));
   });
   // The corners of the tiles that the blocks of a launch compute, block by block.

@@ -13,14 +13,16 @@ import pytest
 import torch
 from emulator import conformance
 
-from green_kernels.bench import case, options
+from green_kernels.bench import options
+from green_kernels.bench.case import load_cases
 from green_kernels.bench.cases.int8_linear import int8_linear
 from green_kernels.bench.cases.int8_matmul import int8_matmul
+from green_kernels.bench.cases.int8_weight_linear import int8_weight_linear
 from green_kernels.ops import PLANS
 
 OUT = Path("/out")
 BY_NAME = {stage.name: stage for stage in gpu.STAGES}
-CASES = {"int8_linear": int8_linear, "int8_matmul": int8_matmul}
+CASES = {case.__name__: case for case in (int8_matmul, int8_linear, int8_weight_linear)}
 
 
 def of_kind(*head):
@@ -63,13 +65,15 @@ def test_the_sanitizers_few_are_of_every_file():
     assert done.returncode == 0, done.stdout + done.stderr
     for plan in PLANS:
         assert f"tests/test_plans_gpu.py::test_small_products[{plan}]" in done.stdout
+    for kernel in ("few_rows", "every_tile"):  # of int8_weight_linear
+        assert f"test_plans_gpu.py::test_small_products_of_{kernel}_by_weights" in done.stdout
     assert re.search(r"^tests/test_quantize_rows.py::test_value\[compiled-", done.stdout, re.M)
     assert TESTS["racecheck"] == TESTS["synccheck"] == words
 
 
 @pytest.fixture(scope="module")
 def entries():
-    return case.load_cases()
+    return load_cases()
 
 
 @pytest.mark.parametrize("name", BENCH)

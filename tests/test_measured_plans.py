@@ -141,7 +141,16 @@ def test_a_gpu_is_what_torch_says():
     )
 
 
-def test_the_predicted_gain_is_that_of_the_plan_which_is_used():
+def test_the_predicted_gain_is_no_less_for_a_measured_plan(tmp_path):
+    """Which the model takes for worse than its own choice; or it would have been that."""
+    M, N, K, gpu, _ = PROBLEM
+    chosen = gk.ops.predicted_gain(M, N, K, torch.bfloat16, gpu)
+    gk.ops.use_measured_plans(written(tmp_path, [ROW | {"from_float": True}]))
+    assert plans.planned(M, N, K, gpu, True).name == ROW["plan"]
+    assert gk.ops.predicted_gain(M, N, K, torch.bfloat16, gpu) == chosen
+
+
+def test_the_predicted_gain_is_that_of_the_plan_which_is_asked_for():
     M, N, K, gpu, _ = PROBLEM
     chosen = gk.ops.predicted_gain(M, N, K, torch.bfloat16, gpu)
     with gk.ops.use_plan("mma:128x128x64:1"):

@@ -37,10 +37,17 @@ def test_the_choice_is_possible_and_the_least_predicted(M, N, K, gpu, from_float
 
 
 @settings(max_examples=100, deadline=None)
-@given(M=st.integers(1, 9000), more=st.integers(1, 500), gpu=any_gpu, **LENGTHS)
-def test_more_rows_never_take_less_time(M, more, N, K, gpu):
+@given(
+    M=st.integers(1, 9000),
+    more=st.integers(1, 500),
+    gpu=any_gpu,
+    from_float=st.booleans(),
+    **LENGTHS,
+)
+def test_more_rows_never_take_less_time(M, more, N, K, gpu, from_float):
     def time(rows):
-        return plans.time(rows, N, K, gpu, plans.choose(rows, N, K, gpu, True), True)
+        plan = plans.choose(rows, N, K, gpu, from_float)
+        return plans.time(rows, N, K, gpu, plan, from_float)
 
     assert time(M) <= 1.1 * time(M + more)
 

@@ -17,6 +17,7 @@ SHAPES = {
     "one row, as in decoding": (1, 4096),
     "odd": (7, 129),
     "past a block of the Triton kernel": (3, 5000),
+    "past what a block of CUDA threads holds": (1, 70_000),
     "a vector": (17,),
     "leading batch dimensions": (2, 3, 5, 48),
 }

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from green_kernels import Int8, convert, survey
+from green_kernels.ops import use_plan
 
 plans = pytest.importorskip("green_kernels._C").plans
 KB = 1024
@@ -49,6 +50,13 @@ def test_the_report_says_where_a_layer_would_lose(as_if_on):
         raise AssertionError(change.caveat)
     model = nn.Sequential(nn.Linear(4096, 4096, bias=False, dtype=torch.bfloat16))
     assert f"Int8Linear ({change.caveat})" in str(convert(model, recipe))
+
+
+def test_a_plan_that_is_asked_for_need_not_be_possible_at_all_rows(as_if_on):
+    as_if_on(H200)
+    with use_plan("decode:8q:4"):  # for four rows at the most, in every product
+        assert change_of(4096, 4096, Int8(rows=1)).became == "Int8Linear"
+        assert change_of(4096, 4096, Int8()).became == "Int8Linear"
 
 
 SLOWER = {

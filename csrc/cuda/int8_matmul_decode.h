@@ -54,7 +54,7 @@ HOST_DEVICE constexpr Place decode_place(int cluster, int tiles_of_x) {
 HOST_DEVICE constexpr int decode_w(int stage) { return stage * kDecodeRows * kStageK; }
 HOST_DEVICE constexpr int decode_mbarriers(const DecodeTile& tile) { return decode_w(tile.stages); }
 HOST_DEVICE constexpr int decode_maxima(const DecodeTile& tile) {  // as each warp finds them
-  return decode_mbarriers(tile) + 2 * 8 * tile.stages;
+  return decode_mbarriers(tile) + ring_bytes(tile.stages);
 }
 HOST_DEVICE constexpr int decode_scales(const DecodeTile& tile) {  // of each token
   return decode_maxima(tile) + 4 * kDecodeConsumingWarps;

@@ -1,5 +1,6 @@
-// Where everything of int8_matmul goes: arithmetic that the kernel, its launcher and the tests
-// share. No CUDA and no torch, so that a machine without a GPU can test it.
+// Where everything of int8_matmul's kernel for every GPU goes: arithmetic that the kernel, its
+// launcher and the tests share, and other kernels where they do likewise. No CUDA and no torch, so
+// that a machine without a GPU can test it.
 //
 // A block computes one tile of y, (m, n), and goes through K in steps of k. Its warps divide the
 // tile among themselves. A tile's rows of x and w lie in shared memory as 16-byte chunks, swizzled,

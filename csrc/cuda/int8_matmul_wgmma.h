@@ -58,7 +58,7 @@ HOST_DEVICE constexpr int ring_offset(const WgmmaTile& tile) {
   return piece_offset(tile, kConsumers * 4);
 }
 HOST_DEVICE constexpr int shared_bytes(const WgmmaTile& tile) {
-  return ring_offset(tile) + 2 * tile.stages * 8;
+  return ring_offset(tile) + ring_bytes(tile.stages);
 }
 
 // The first row and column of the tile that belong to piece `piece` of a consumer's warp.

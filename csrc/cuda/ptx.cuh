@@ -1,6 +1,6 @@
-// PTX, one wrapper per instruction. The only file of the project with inline assembly: what a
-// kernel asks of the hardware beyond CUDA C++ is listed here, each with its section of the PTX ISA
-// (by title: the numbers move from version to version).
+// PTX, one wrapper per instruction. What a kernel asks of the hardware beyond CUDA C++ is listed
+// here, and in ptx_sm90a.cuh what sm_90a alone has, each with its section of the PTX ISA (by title:
+// the numbers move from version to version); no other CUDA file has inline assembly.
 #pragma once
 
 #include <cstdint>

@@ -5,10 +5,10 @@
 #pragma once
 
 #include "ptx_sm90a.cuh"
+#include "stages_sm90a.h"
 
 namespace green_kernels {
 
-constexpr int kMbarrierBytes = 8;
 constexpr int kWarpgroup = 128;  // threads
 
 // A stage of the ring, and the parity of the phase that its mbarrier `full` is in.
@@ -27,8 +27,6 @@ struct Turn {
 // The mbarriers of a ring, which lie at `base`.
 template <int kStages>
 struct Ring {
-  static constexpr int kBytes = 2 * kStages * kMbarrierBytes;
-
   uint32_t base;
 
   __device__ __forceinline__ uint32_t full(int stage) const {

@@ -48,9 +48,11 @@ def gpu_of(device: torch.device) -> Any | None:
 def predicted_gain(M: int, N: int, K: int, dtype: torch.dtype, gpu: Any) -> float:
     """Return predicted time of F.linear in dtype / predicted time of int8_linear, (M, K) by (N, K).
 
-    Both are a model's, from published rates of the GPU; nobody has measured them.
+    Both are a model's, from published rates of the GPU; nobody has measured them. Of the plan that
+    was asked for, possible here or not, or else of the chooser's: a measured one, which is better
+    than that, the model may well take for worse.
     """
-    plan = _C.plans.planned(M, N, K, gpu, True)
+    plan = _C.plans.asked_for() or _C.plans.choose(M, N, K, gpu, True)
     int8 = _C.plans.time(M, N, K, gpu, plan, True)
     return _C.plans.float_time(M, N, K, gpu, dtype.itemsize) / int8
 
