@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from green_kernels import ops
 from green_kernels.bench import peers, shapes
 from green_kernels.bench.case import Unavailable, load_cases
 from green_kernels.bench.cases.int8_linear import int8_linear
@@ -158,6 +159,17 @@ def test_shapes_of_models_run_only_where_they_are_asked_for():
         of_case = {shape: entry for (name, shape), entry in entries.items() if name == case}
         assert {shape for shape, entry in of_case.items() if entry.by_shape} == set(shapes.SERVED)
         assert not any(entry.default and entry.by_shape for entry in of_case.values())
+
+
+def test_on_a_gpu_the_predicted_gain_is_recorded_beside_the_measured_one(monkeypatch):
+    plans = pytest.importorskip("green_kernels._C").plans
+    h200 = plans.Gpu(90, 132, 227 * 1024, has_sm90a=True, memory=4800)
+    monkeypatch.setattr(ops, "gpu_of", lambda device: h200)
+    [*_, r] = quick(["ours"]).run(
+        "int8_linear", "tiny", lambda device: int8_linear(32, 64, 48, torch.bfloat16, device)
+    )
+    assert (r.way, r.status) == ("ours", "timed")
+    assert r.extra == {"predicted_gain": ops.predicted_gain(32, 48, 64, torch.bfloat16, h200)}
 
 
 def test_int8_weights_are_those_of_every_way():

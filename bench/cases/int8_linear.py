@@ -82,8 +82,10 @@ def int8_linear(m, k, n, dtype, device):
         return lambda: function(x, w_q)
 
     def ours():
-        w_packed = ops.pack_weight(w_q)
-        return lambda: ops.int8_linear(x, w_q, w_scale, bias, w_packed=w_packed)
+        w_packed, gpu = ops.pack_weight(w_q), ops.gpu_of(x.device)
+        # Whether `convert` would have taken the layer, beside whether it should have.
+        gain = {} if gpu is None else {"predicted_gain": ops.predicted_gain(m, n, k, dtype, gpu)}
+        return Way(lambda: ops.int8_linear(x, w_q, w_scale, bias, w_packed=w_packed), extra=gain)
 
     ways = {
         "torch fp32": lambda: of(linear),
@@ -95,7 +97,7 @@ def int8_linear(m, k, n, dtype, device):
         "torch._int_mm": int_mm,
         "torch._int_mm compiled": lambda: int_mm(compiled=True),
         "ours": ours,
-        "ours triton": lambda: triton(ours(), device),
+        "ours triton": lambda: triton(ours().call, device),
     }
     if dtype != torch.float32:  # quantize_dynamic takes float32 only
         del ways["torch fp32"], ways["quantize_dynamic (onednn)"]
