@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from green_kernels import ops
+import green_kernels as gk
+from green_kernels import survey
 from green_kernels.bench import peers, shapes
 from green_kernels.bench.case import Unavailable, load_cases
 from green_kernels.bench.cases.int8_linear import int8_linear
@@ -51,6 +52,16 @@ def test_int8_peers_are_really_int8():
     for way in ways:
         r = by_way[way]
         assert (r.status == "timed" and r.error > 1e-4) or "pip install" in r.reason, r
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_as_converted_is_the_layer_that_convert_leaves_or_makes(fast, monkeypatch):
+    monkeypatch.setattr(gk.ops, "is_fast_on_cpu", lambda: fast)
+    monkeypatch.setattr(survey, "build_info", lambda: {"cpu_features": []})
+    with torch.inference_mode():
+        case = int8_linear(33, 160, 192, torch.bfloat16, "cpu")
+        y, plain = case.ways["ours, as converted"]()(), case.ways["torch bf16"]().call()
+    assert torch.equal(y, plain) != fast and case.error(y, plain) < case.tolerance
 
 
 @pytest.fixture
@@ -159,17 +170,6 @@ def test_shapes_of_models_run_only_where_they_are_asked_for():
         of_case = {shape: entry for (name, shape), entry in entries.items() if name == case}
         assert {shape for shape, entry in of_case.items() if entry.by_shape} == set(shapes.SERVED)
         assert not any(entry.default and entry.by_shape for entry in of_case.values())
-
-
-def test_on_a_gpu_the_predicted_gain_is_recorded_beside_the_measured_one(monkeypatch):
-    plans = pytest.importorskip("green_kernels._C").plans
-    h200 = plans.Gpu(90, 132, 227 * 1024, has_sm90a=True, memory=4800)
-    monkeypatch.setattr(ops, "gpu_of", lambda device: h200)
-    [*_, r] = quick(["ours"]).run(
-        "int8_linear", "tiny", lambda device: int8_linear(32, 64, 48, torch.bfloat16, device)
-    )
-    assert (r.way, r.status) == ("ours", "timed")
-    assert r.extra == {"predicted_gain": ops.predicted_gain(32, 48, 64, torch.bfloat16, h200)}
 
 
 def test_int8_weights_are_those_of_every_way():
