@@ -64,7 +64,7 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 # On a machine with a GPU and its own torch, offline: make gpu VENV=
-# All of it takes hours, in stages of ten minutes at the most: STAGES="equality plans times-*" picks some.
+# All of it takes hours, in stages of ten minutes at the most: STAGES="equality-* plans times-*" picks some.
 gpu: build gpu-check
 
 gpu-check:  ## the same of what is installed already, such as a wheel

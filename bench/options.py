@@ -206,7 +206,7 @@ def _add_tune(parser) -> None:
     )
     parser.add_argument(
         "--table", metavar="FILE", type=Path, required=True,
-        help="to write; rows that it has for other shapes and GPUs are kept",
+        help="to write; of the rows that it has, those that new ones replace are left out",
     )  # fmt: skip
 
 

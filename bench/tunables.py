@@ -2,9 +2,10 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,6 +52,19 @@ class Winner:
         return alike and first_M == self.product.M + 1
 
 
+def _still_counts(
+    old: Mapping[str, Any], new: Iterable[Mapping[str, Any]], kind: Iterable[str]
+) -> bool:
+    """Whether a row of a table is the first that fits some M, after new rows of its kind."""
+    first = old["first_M"]
+    last = math.inf if old["last_M"] is None else old["last_M"]
+    alike = (row for row in new if all(row[key] == old[key] for key in kind))
+    for begin, end in sorted((row["first_M"], row["last_M"]) for row in alike):
+        if begin <= first:
+            first = max(first, end + 1)
+    return first <= last
+
+
 class Tunable(Protocol):
     """A choice among ways to launch a product."""
 
@@ -66,7 +80,10 @@ class Tunable(Protocol):
         """Return the rows of a table, none where there is no file; ValueError if it is wrong."""
 
     def save(self, winners: Sequence[Winner], path: Path) -> None:
-        """Write them to a table, in the place of what it has for their sizes, and read it back."""
+        """Write them to a table, before the rows that it has, and read it back.
+
+        Of those, the first that fits a product counts; such as never will any more are left out.
+        """
 
 
 class Tiles:
@@ -118,7 +135,7 @@ class Tiles:
         return self.tiles.read(path) if path.exists() else ()
 
     def save(self, winners: Sequence[Winner], path: Path) -> None:
-        """Write rows before those that the table has of other sizes and architectures."""
+        """Write rows of tiles, with their origins."""
         rows = [
             replace(
                 self.rows[w.name],
@@ -131,9 +148,9 @@ class Tiles:
             )  # fmt: skip
             for w in winners
         ]
-        sizes = {(row.arch, row.N, row.K) for row in rows}
-        kept = [row for row in self.read(path) if (row.arch, row.N, row.K) not in sizes]
-        self.tiles.write(path, [*rows, *kept])
+        new, kind = [asdict(row) for row in rows], ("arch", "N", "K", "heavy")
+        rows += [old for old in self.read(path) if _still_counts(asdict(old), new, kind)]
+        self.tiles.write(path, rows)
         self.read(path)
 
 
@@ -167,10 +184,10 @@ class Plans:
         return ops.read_measured_plans(path) if path.exists() else []
 
     def save(self, winners: Sequence[Winner], path: Path) -> None:
-        """Write rows before those that the table has of other sizes, ops and GPUs."""
-        rows = [self._row(winner) for winner in winners]
-        kinds = [self._kind(row) for row in rows]
-        rows += [row for row in self.read(path) if self._kind(row) not in kinds]
+        """Write rows of plans, with their origins."""
+        new = [self._row(winner) for winner in winners]
+        kind = ("arch", "sm_count", "memory", "N", "K", "from_float")
+        rows = new + [old for old in self.read(path) if _still_counts(old, new, kind)]
         lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
         path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
         self.read(path)
@@ -181,12 +198,8 @@ class Plans:
             "arch": gpu.arch, "sm_count": gpu.sm_count, "memory": gpu.memory,
             "first_M": winner.first_M, "last_M": product.M, "N": product.N, "K": product.K,
             "from_float": product.op == "int8_linear", "plan": winner.name,
+            "origin": winner.origin,
         }  # fmt: skip
-
-    @staticmethod
-    def _kind(row: Mapping[str, Any]) -> tuple:
-        """What rows of a table have in common that one run of tuning replaces."""
-        return tuple(row[key] for key in ("arch", "sm_count", "memory", "N", "K", "from_float"))
 
 
 TUNABLES = {"compiled": Plans, "triton": Tiles}  # by kernels

@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -15,6 +17,24 @@
 
 namespace green_kernels {
 namespace {
+
+// A plan that there is a kernel for; std::invalid_argument for others, whose tile is in no table.
+Plan make_plan(Kernel kernel, int tile, int splits) {
+  if (const int count = kTileCounts[int(kernel)]; tile < 0 || tile >= count)
+    throw std::invalid_argument("tile must be from 0 to " + std::to_string(count - 1) + ", got " +
+                                std::to_string(tile));
+  const Plan plan{kernel, tile, splits};
+  const bool known = std::find(std::begin(kSplits), std::end(kSplits), splits) != std::end(kSplits);
+  if (!known || !is_compiled(plan))
+    throw std::invalid_argument("there is no kernel for splits = " + std::to_string(splits));
+  return plan;
+}
+
+Gpu make_gpu(int arch, int sm_count, int shared_limit, bool has_sm90a, int memory) {
+  if (sm_count < 1)
+    throw std::invalid_argument("sm_count must be at least 1, got " + std::to_string(sm_count));
+  return {arch, sm_count, shared_limit, has_sm90a, arch >= 90, memory};
+}
 
 // Where everything of the kernel for few rows goes. Places are pairs.
 void bind_decode(pybind11::module_& plans) {
@@ -84,10 +104,8 @@ void bind_plans(pybind11::module_& m) {
   pybind11::class_<Gpu>(plans, "Gpu",
                         "A GPU, as plans are made for it: arch as 90, its SMs, bytes of shared "
                         "memory that a block may have, and bytes in a nanosecond from memory.")
-      .def(pybind11::init([](int arch, int sm_count, int shared_limit, bool has_sm90a, int memory) {
-             return Gpu{arch, sm_count, shared_limit, has_sm90a, arch >= 90, memory};
-           }),
-           "arch"_a, "sm_count"_a, "shared_limit"_a, "has_sm90a"_a, "memory"_a = 0)
+      .def(pybind11::init(&make_gpu), "arch"_a, "sm_count"_a, "shared_limit"_a, "has_sm90a"_a,
+           "memory"_a = 0)
       .def_readonly("arch", &Gpu::arch)
       .def_readonly("sm_count", &Gpu::sm_count)
       .def_readonly("shared_limit", &Gpu::shared_limit)
@@ -101,7 +119,7 @@ void bind_plans(pybind11::module_& m) {
       .value("decode", Kernel::kDecode);
 
   pybind11::class_<Plan>(plans, "Plan", "A kernel, an index of its tiles, and parts of K.")
-      .def(pybind11::init<Kernel, int, int>(), "kernel"_a, "tile"_a, "splits"_a)
+      .def(pybind11::init(&make_plan), "kernel"_a, "tile"_a, "splits"_a)
       .def_readonly("kernel", &Plan::kernel)
       .def_readonly("tile", &Plan::tile)
       .def_readonly("splits", &Plan::splits)

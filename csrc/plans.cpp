@@ -57,8 +57,8 @@ Plan planned(int64_t M, int64_t N, int64_t K, const Gpu& gpu, bool from_float) {
   if (asked_for) {
     if (is_possible(*asked_for, M, N, K, gpu, from_float)) return *asked_for;
     throw std::runtime_error(
-        "the plan " + name(*asked_for) +
-        " that was asked for is not possible for M, N, K = " + std::to_string(M) + ", " +
+        "the plan " + name(*asked_for) + " that was asked for is not possible for " +
+        (from_float ? "int8_linear" : "int8_matmul") + " of M, N, K = " + std::to_string(M) + ", " +
         std::to_string(N) + ", " + std::to_string(K) + " on sm_" + std::to_string(gpu.arch));
   }
   const Product product{

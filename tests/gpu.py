@@ -1,7 +1,7 @@
 """All that needs a GPU, in stages: equality, the emulator, the sanitizer, times and joules.
 
     make gpu                                   # builds first; make gpu-check: of what is installed
-    make gpu STAGES="equality plans joules-*"  # some of them
+    make gpu STAGES="equality-* plans joules-*"  # some of them
     python tests/gpu.py --list
 
 A stage has a limit of its own, ten minutes at the most, and runs though one before it failed. What
@@ -64,12 +64,13 @@ def tests(name: str, paths: Iterable[str], *options: str) -> Stage:
 
 
 def sanitizer(tool: str) -> Stage:
-    """Every kernel and plan under a tool of compute-sanitizer, at sizes of a few blocks."""
+    """Every CUDA kernel and plan under a tool of compute-sanitizer, at sizes of a few blocks."""
     few = "small_products or (test_value and compiled and not emulated)"
+    files = ("plans_gpu", "int8_weight_linear_kernels", "quantize_rows")
     return Stage(
         tool,
         ("--tool", tool, "--error-exitcode", "1", *PYTEST, "-k", few)
-        + ("tests/test_plans_gpu.py", "tests/test_quantize_rows.py"),
+        + tuple(f"tests/test_{file}.py" for file in files),
         needs="compute-sanitizer",
         # Each tensor its own allocation, past whose end nothing may be read.
         environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
@@ -88,6 +89,11 @@ MATMUL = (FLOAT, "torch._int_mm bare", "torch._int_mm", "ours")
 LINEAR = (FLOAT, "torch._int_mm", "bitsandbytes int8", "ours", "ours, as converted")
 WEIGHTS = (FLOAT, "torchao int8", "ours", "ours triton")
 TIMED = (("int8_matmul", MATMUL), ("int8_linear", LINEAR), ("int8_weight_linear", WEIGHTS))
+# Over copies of the operands that exceed the cache, as a model does: of an H200's 50 MB, 33 MB of
+# int8 weights would stay, and the 67 MB that they are in bfloat16 would not.
+COLD = ("--full", "--no-joules")
+MODELS = ("llama3-8b", "qwen2.5-7b", "smollm2-135m", "smollm2-360m", "smollm2-1.7b", "minilm")
+LAYERS = {**{model: f"{model}-*" for model in MODELS}, "sizes": "*x8192x*-bf16"}
 PREFILL = (
     "8192x8192x8192-bf16",
     *(f"llama3-8b-{i}-m8192" for i in ("qkv", "o", "gate_up", "down")),
@@ -97,11 +103,15 @@ TOKENS = ("1x8192x4096-bf16", "llama3-8b-gate_up-m1", "512x4096x4096-bf16")
 
 STAGES = (
     Stage("build", ("{python}", "tests/gpu.py", "--facts"), 60),
-    tests(
-        "equality",
-        ("quantize_rows", "int8_matmul", "int8_matmul_tiles", "int8_linear", "int8_weight_linear")
-        + ("nn_int8_linear", "nn_int8_weight_linear", "measured_plans", "layout"),
-        *("-k", "not emulated"),
+    *(
+        tests(f"equality-{name}", files, "-k", "not emulated")
+        for name, files in {
+            # Most of the time goes into compiling Triton's kernels: hundreds for each of these.
+            **{op: (op,) for op in ("quantize_rows", "int8_matmul", "int8_linear")},
+            "int8_weight_linear": ("int8_weight_linear", "int8_weight_linear_kernels"),
+            "others": ("int8_matmul_tiles", "nn_int8_linear", "nn_int8_weight_linear")
+            + ("measured_plans", "layout"),
+        }.items()
     ),
     tests("plans", ("plans_gpu",), "-vv"),  # so that after a hang, the last line names the plan
     Stage(
@@ -116,11 +126,10 @@ STAGES = (
         120,
     ),
     *(
-        bench(f"times-{case}-{model}", "times", case, f"{model}-*", ways, "--no-joules")
-        for model in ("llama3-8b", "qwen2.5-7b", "smollm2", "minilm")
+        bench(f"times-{case}-{name}", "times", case, shapes, ways, *COLD)
+        for name, shapes in LAYERS.items()
         for case, ways in TIMED
     ),
-    *(bench(f"few-rows-{case}", "times", case, "*x8192x4096-bf16", ways) for case, ways in TIMED),
     *(
         bench(f"peers-{case}", "peers", case, "llama3-8b-*-m2048", (), "--no-joules")
         for case, _ in TIMED
@@ -137,6 +146,14 @@ STAGES = (
             ("int8_weight_linear", ("ours",)),
         )
         for shape in TOKENS
+    ),
+    *(
+        Stage(
+            f"tune-{kernels}",
+            (*BENCH, "tune", "int8_linear", "--kernels", kernels, "--budget", "9m")
+            + ("--shape", "4096x8192", "--rows", "1:64", "--table", f"{{out}}/{table}.json"),
+        )
+        for kernels, table in (("compiled", "plans"), ("triton", "tiles"))
     ),
     Stage(
         "everything",

@@ -6,6 +6,7 @@ a function of the tile, or the plan, that it was launched by.
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -168,6 +169,19 @@ def test_ranges_of_one_winner_share_a_row_and_rows_of_other_shapes_stay(gpu, lau
     assert last == other
 
 
+def test_rows_of_M_that_no_new_one_is_for_stay(gpu, launched, tmp_path):
+    """As where what is in use is such a row, and stays."""
+    tile = tiles.read(tiles.COMMITTED)[0]
+    rows = {(1, 8): "before", (3, 6): "replaced", (4, 7): "past it"}
+    old = [
+        replace(tile, first_M=first, last_M=last, N=N, K=K, heavy=False, origin=origin)
+        for (first, last), origin in rows.items()
+    ]
+    tiles.write(tmp_path / "table.json", old)
+    _, table = run(gpu(cost_of(launched)), tmp_path, rows="3:6")
+    assert [row.origin for row in tiles.read(table)][1:] == ["before", "past it"]
+
+
 def test_a_row_ends_where_another_wins_or_M_is_left_out():
     winner = tunables.Winner(tunables.Product("int8_matmul", 8, N, K), 5, FAST, "me")
     after = tunables.Product("int8_matmul", 16, N, K)
@@ -218,12 +232,12 @@ def test_plans_of_compiled_kernels(op, gpu, tmp_path, monkeypatch):
     status, table = run(gpu(cost), tmp_path, kernels="compiled", op=op)
     assert status == 0 and plans.asked_for() is None
     from_float = op == "int8_linear"
-    assert json.loads(table.read_text()) == [
-        {
-            "arch": 90, "sm_count": 132, "memory": 4800, "first_M": 9, "last_M": 12,
-            "N": N, "K": K, "from_float": from_float, "plan": "decode:32:4",
-        }
-    ]  # fmt: skip
+    [row] = json.loads(table.read_text())
+    assert "of the time of what was in use" in row.pop("origin")
+    assert row == {
+        "arch": 90, "sm_count": 132, "memory": 4800, "first_M": 9, "last_M": 12,
+        "N": N, "K": K, "from_float": from_float, "plan": "decode:32:4",
+    }  # fmt: skip
     ops.use_measured_plans(table)
     assert plans.planned(10, N, K, H200, from_float).name == "decode:32:4"
 

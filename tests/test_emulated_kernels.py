@@ -91,6 +91,14 @@ def test_every_split_under_many_schedules(tile, splits, preset, assert_same_bits
         assert_same_bits(ops.int8_linear(x, *args[2:5]), of_x)
 
 
+@pytest.mark.parametrize("K", [0, 9])
+def test_a_part_of_K_may_have_no_step(K, preset, assert_same_bits):
+    """The chooser plans none such; whoever asks for a plan may."""
+    args = matmul_arguments(5, 37, K)
+    ops = ops_of(SPLITTING[-1], preset, plans.SPLITS[-1])
+    assert_same_bits(ops.int8_matmul(*args), int8_matmul.reference(*args))
+
+
 @TILES
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_every_epilogue_of_every_tile(tile, act, preset, assert_within_one_ulp):

@@ -13,16 +13,21 @@ import pytest
 import torch
 from emulator import conformance
 
-from green_kernels.bench import options
-from green_kernels.bench.case import load_cases
+from green_kernels._C import schedule
+from green_kernels.bench import case, options
 from green_kernels.bench.cases.int8_linear import int8_linear
 from green_kernels.bench.cases.int8_matmul import int8_matmul
 from green_kernels.bench.cases.int8_weight_linear import int8_weight_linear
+from green_kernels.bench.shapes import SERVED
 from green_kernels.ops import PLANS
 
 OUT = Path("/out")
 BY_NAME = {stage.name: stage for stage in gpu.STAGES}
-CASES = {case.__name__: case for case in (int8_matmul, int8_linear, int8_weight_linear)}
+CASES = {
+    "int8_linear": int8_linear,
+    "int8_matmul": int8_matmul,
+    "int8_weight_linear": int8_weight_linear,
+}
 
 
 def of_kind(*head):
@@ -65,15 +70,15 @@ def test_the_sanitizers_few_are_of_every_file():
     assert done.returncode == 0, done.stdout + done.stderr
     for plan in PLANS:
         assert f"tests/test_plans_gpu.py::test_small_products[{plan}]" in done.stdout
-    for kernel in ("few_rows", "every_tile"):  # of int8_weight_linear
-        assert f"test_plans_gpu.py::test_small_products_of_{kernel}_by_weights" in done.stdout
     assert re.search(r"^tests/test_quantize_rows.py::test_value\[compiled-", done.stdout, re.M)
+    of_weights = "tests/test_int8_weight_linear_kernels.py::test_small_products_on_a_gpu["
+    assert done.stdout.count(of_weights) == 3 + 2 * len(schedule.WEIGHT_TILES)
     assert TESTS["racecheck"] == TESTS["synccheck"] == words
 
 
 @pytest.fixture(scope="module")
 def entries():
-    return load_cases()
+    return case.load_cases()
 
 
 @pytest.mark.parametrize("name", BENCH)
@@ -83,7 +88,21 @@ def test_the_bench_takes_the_options_and_leaves_time_to_end(name, entries, monke
     parsed = options.parse(entries, words)  # ends the program where it does not know one
     if parsed.command == "run":
         assert parsed.device == "cuda" and parsed.chosen
+    if parsed.command in ("run", "tune"):
         assert 30 <= BY_NAME[name].seconds - parsed.budget
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_shapes_are_timed_by_the_full_protocol(case, entries, monkeypatch):
+    """Which has copies of the operands that exceed the cache."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    timed = set()
+    for words in BENCH.values():
+        if words[:2] == ["run", case] and "--full" in words:
+            at = words.index("--json")
+            parsed = options.parse(entries, words[:at] + words[at + 2 :])
+            timed |= {shape for _, shape in parsed.chosen}
+    assert timed >= SERVED.keys()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -151,14 +170,14 @@ def test_a_stage_ends_at_its_limit_and_its_children_with_it(tmp_path):
 
 
 def test_stages_are_chosen_by_pattern_and_unknown_ones_are_refused(capsys):
-    assert gpu.main(["--list", "*check", "equality"]) == 0
+    assert gpu.main(["--list", "*check", "plans"]) == 0
     names = [line.partition("\t")[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["build", "equality", "memcheck", "racecheck", "synccheck"]
+    assert names == ["build", "plans", "memcheck", "racecheck", "synccheck"]
     assert gpu.main(["--list"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(gpu.STAGES)
     with pytest.raises(SystemExit):
         gpu.main(["--list", "joules"])
-    assert "unknown stage 'joules'; stages are build, equality" in capsys.readouterr().err
+    assert "unknown stage 'joules'; stages are build, equality-" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -168,16 +187,9 @@ def test_without_a_gpu_the_first_stage_fails(capsys):
 
 
 def test_make_hands_the_stages_on(tmp_path):
-    words = [
-        "make",
-        "--no-print-directory",
-        "-n",
-        "gpu-check",
-        "VENV=",
-        f"OUT={tmp_path}",
-        "STAGES=equality joules-*",
-    ]
+    words = ["make", "--no-print-directory", "-n", "gpu-check", "VENV=", f"OUT={tmp_path}"]
+    words.append("STAGES=plans joules-*")
     done = subprocess.run(words, cwd=gpu.ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split()[1:] == [
-        "tests/gpu.py", "--out", f'"{tmp_path}"', "'equality'", "'joules-*'",
+        "tests/gpu.py", "--out", f'"{tmp_path}"', "'plans'", "'joules-*'",
     ]  # fmt: skip

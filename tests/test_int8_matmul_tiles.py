@@ -73,6 +73,17 @@ def test_rows_of_a_named_table_come_first(tmp_path, monkeypatch):
         assert tiles.choose(M, N, K, arch, heavy=False) in ROWS
 
 
+@pytest.mark.parametrize("text", [None, "{}"], ids=["no file", "no table"])
+def test_a_table_that_the_environment_names_in_vain_is_named(text, tmp_path, monkeypatch):
+    path = tmp_path / "mine.json"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setenv("GREEN_KERNELS_TILES", str(path))
+    tiles.forget()
+    with pytest.raises(ValueError, match=f"^GREEN_KERNELS_TILES: .*{path}"):
+        tiles.choose(9, 64, 96, 80, heavy=False)
+
+
 def test_what_is_written_is_read_again(tmp_path):
     tiles.write(tmp_path / "all.json", ROWS)
     assert tiles.read(tmp_path / "all.json") == ROWS

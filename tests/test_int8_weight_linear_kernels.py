@@ -1,6 +1,7 @@
 """int8_weight_linear on CUDA: where its data go, and each of its kernels on the emulator."""
 
 import itertools
+import math
 
 import emulator
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from green_kernels._C import schedule
+from green_kernels.ops import int8_weight_linear
 
 needs_emulator = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 DEVICES = {"sm_80": emulator.A100, "sm_90a": emulator.H100}
@@ -172,6 +174,41 @@ def test_few_rows(rows, dtype, more, preset, assert_same_bits):
     """K past what each warp has under way at first."""
     args = arguments(rows, 37, 5 * WARPS * STEP + more, dtype)
     check_under_schedules(args, preset, assert_same_bits)
+
+
+ON_A_GPU = [("few rows", dtype) for dtype in (torch.float32, *HALVES)] + [
+    (f"{tile.m}x{tile.n}", dtype) for tile in TILES for dtype in HALVES
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernel, dtype", ON_A_GPU, ids=lambda value: str(value))
+def test_small_products_on_a_gpu(kernel, dtype):
+    """Of few outputs, as a sanitizer is slow; and the body on the CPU, as it looks at torch too."""
+    sm_count = torch.cuda.get_device_properties("cuda").multi_processor_count
+    for M, N in small_sizes(kernel, dtype, sm_count):
+        args = arguments(M, N, 3 * STEP + 7, dtype)
+        y = int8_weight_linear(*(a.cuda() if torch.is_tensor(a) else a for a in args))
+        assert_near_body(y.cpu(), *args)
+
+
+def small_sizes(kernel, dtype, sm_count):
+    """M and N of which this kernel, or this tile, computes y on a GPU of so many SMs."""
+    if kernel == "few rows":
+        return [(5, 37), (16, 37)] + [(19, 37)] * (dtype == torch.float32)
+    sides = [2**i + 1 for i in range(4, 13)]
+    found = [
+        sizes
+        for sizes in itertools.product(sides, sides)
+        if kernel == "{0.m}x{0.n}".format(TILES[schedule.choose_weight_tile(*sizes, sm_count)])
+    ]
+    return [min(found, key=math.prod)]
+
+
+@pytest.mark.parametrize("kernel, dtype", ON_A_GPU, ids=lambda value: str(value))
+@pytest.mark.parametrize("sm_count", [16, 108, 132, 148])
+def test_small_sizes_are_there_on_each_gpu(sm_count, kernel, dtype):
+    assert max(map(math.prod, small_sizes(kernel, dtype, sm_count))) <= 2**22
 
 
 @needs_emulator

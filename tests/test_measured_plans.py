@@ -17,7 +17,7 @@ H200 = plans.Gpu(90, 132, 227 * 1024, has_sm90a=True, memory=4800)
 PROBLEM = (8, 4096, 8192, H200, False)  # M, N, K, and of int8_matmul
 ROW = {
     "arch": 90, "sm_count": 132, "memory": 4800, "first_M": 5, "last_M": 16, "N": 4096, "K": 8192,
-    "from_float": False, "plan": "decode:16:8",
+    "from_float": False, "plan": "decode:16:8", "origin": "me",
 }  # fmt: skip
 
 
@@ -87,6 +87,13 @@ def test_the_environment_cannot_ask_for_what_is_no_plan():
     assert "GREEN_KERNELS_PLAN must be one of" in run_with(GREEN_KERNELS_PLAN="fast").stderr
 
 
+@pytest.mark.parametrize("text", [None, "{}"], ids=["no file", "no table"])
+def test_a_table_that_the_environment_names_in_vain_is_named(text, tmp_path):
+    path = tmp_path / "plans.json" if text is None else written(tmp_path, text)
+    said = run_with(GREEN_KERNELS_PLANS=path).stderr.splitlines()[-1]
+    assert said.startswith("ValueError: GREEN_KERNELS_PLANS: ") and str(path) in said
+
+
 def test_a_measured_plan_comes_before_the_choosers(tmp_path):
     chosen = plans.planned(*PROBLEM)
     assert chosen.name != ROW["plan"]
@@ -116,6 +123,7 @@ WRONG = {
     "a number for truth": ([ROW | {"from_float": 1}], "from_float must be bool, got 1"),
     "out of range": ([ROW | {"K": 2**31}], "K must be in .*, got 2147483648"),
     "the wrong way round": ([ROW | {"first_M": 17}], "first_M must be at most last_M, got 17"),
+    "of no origin": ([ROW | {"origin": ""}], "row 0: origin must say who measured it"),
     "no plan": ([ROW | {"plan": "decode:16:3"}], "row 0: plan must be one of .*'decode:16:3'"),
 }
 
@@ -156,3 +164,5 @@ def test_the_predicted_gain_is_that_of_the_plan_which_is_asked_for():
     with gk.ops.use_plan("mma:128x128x64:1"):
         assert gk.ops.predicted_gain(M, N, K, torch.bfloat16, gpu) < chosen
     assert gk.ops.predicted_gain(M, N, K, torch.float32, gpu) > chosen
+    with pytest.raises(ValueError, match="dtype must be float32, .*, got torch.int8"):
+        gk.ops.predicted_gain(M, N, K, torch.int8, gpu)

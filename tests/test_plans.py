@@ -38,12 +38,9 @@ def test_the_choice_is_possible_and_the_least_predicted(M, N, K, gpu, from_float
 
 @settings(max_examples=100, deadline=None)
 @given(
-    M=st.integers(1, 9000),
-    more=st.integers(1, 500),
-    gpu=any_gpu,
-    from_float=st.booleans(),
-    **LENGTHS,
-)
+    M=st.integers(1, 9000), more=st.integers(1, 500), gpu=any_gpu,
+    from_float=st.booleans(), **LENGTHS,
+)  # fmt: skip
 def test_more_rows_never_take_less_time(M, more, N, K, gpu, from_float):
     def time(rows):
         plan = plans.choose(rows, N, K, gpu, from_float)
@@ -63,6 +60,25 @@ def test_kernels_at_familiar_sizes(problem, kernel):
     assert plans.choose(*problem, GPUS["H200"], True).kernel == kernel
 
 
+WRONG = {
+    "no tile": ((plans.Kernel.mma, plans.TILE_COUNTS[0], 1), "tile must be from 0 to"),
+    "a tile before the first": ((plans.Kernel.decode, -1, 1), "tile must be from 0 to .*, got -1"),
+    "parts that are none": ((plans.Kernel.decode, 0, 3), "there is no kernel for splits = 3"),
+    "a tile that is not split": ((plans.Kernel.wgmma, 0, 2), "there is no kernel for splits = 2"),
+}
+
+
+@pytest.mark.parametrize(("plan", "message"), WRONG.values(), ids=WRONG)
+def test_what_is_no_plan_is_refused(plan, message):
+    with pytest.raises(ValueError, match=message):
+        plans.Plan(*plan)
+
+
+def test_a_gpu_has_multiprocessors():
+    with pytest.raises(ValueError, match="sm_count must be at least 1, got 0"):
+        plans.Gpu(90, 0, 227 * KB, has_sm90a=True)
+
+
 @pytest.fixture
 def nothing_asked():
     yield
@@ -76,6 +92,9 @@ def test_a_plan_that_is_asked_for_comes_first(nothing_asked):
     assert plans.planned(7, 64, 64, gpu, False) == asked
     with pytest.raises(RuntimeError, match="plan wgmma:128x128:1 .* M, N, K = 7, 64, 64 on sm_80"):
         plans.planned(7, 64, 64, GPUS["A100"], False)
+    plans.ask_for(plans.Plan(plans.Kernel.decode, 0, 1))  # which rounds x by itself
+    with pytest.raises(RuntimeError, match="plan decode:8q:1 .* not possible for int8_matmul of"):
+        plans.planned(1, 64, 64, gpu, False)
     plans.ask_for(None)
     assert plans.planned(7, 64, 64, gpu, False) == plans.choose(7, 64, 64, gpu, False)
 

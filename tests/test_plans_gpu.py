@@ -1,24 +1,17 @@
-"""On a GPU, every plan gives the bits of the body: at awkward, at random and at models' sizes. And
-each kernel and tile of int8_weight_linear, whose sums have no one order, gives what is near it.
-"""
+"""On a GPU, every plan gives the bits of the body: at awkward, at random and at models' sizes."""
 
 import functools
-import itertools
-import math
 
 import pytest
 import torch
-from float_sums import assert_near_body
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import SHAPES
 
 import green_kernels as gk
 from green_kernels.bench.shapes import SERVED
-from green_kernels.ops import PLANS, int8_linear, int8_matmul, int8_weight_linear
+from green_kernels.ops import PLANS, int8_linear, int8_matmul
 from green_kernels.ops._extension import _C
-
-WEIGHT_TILES = range(len(_C.schedule.WEIGHT_TILES) if _C else 0)
 
 pytestmark = pytest.mark.gpu
 
@@ -133,39 +126,3 @@ def test_models_products_by_the_chosen_plan(op, device):
             rows = slice(first, first + ROWS)
             part = {name: args[name][rows] for name in OF_ROWS if name in args}
             assert torch.equal(actual[rows], op.reference(**args | part)), (shape, rows)
-
-
-# M and dtype of x: of the kernel for few rows 8 or 16 to a block, and float32, which has no other.
-FEW_ROWS = [(1, torch.bfloat16), (8, torch.float16), (9, torch.bfloat16), (16, torch.float16)]
-FEW_ROWS += [(5, torch.float32), (19, torch.float32)]
-aligned_or_not = pytest.mark.parametrize("more", [8, 7], ids=["aligned", "not aligned"])
-
-
-def check_weights(M, N, K, dtype, device):
-    args = arguments(int8_linear, M, N, K, dtype)
-    y = int8_weight_linear(**to(device, args))
-    assert_near_body(y.cpu(), **args)
-
-
-@aligned_or_not
-@pytest.mark.parametrize(("M", "dtype"), FEW_ROWS, ids=str)
-def test_small_products_of_few_rows_by_weights(M, dtype, more, device):
-    check_weights(M, 37, 2560 + more, dtype, device)
-
-
-def least_sizes(tile, sm_count):
-    """M and N of the smallest product that has this tile, and no multiples of it."""
-    lengths = [(1 << i) + 5 for i in range(4, 14)]
-    chosen = [
-        sizes
-        for sizes in itertools.product(lengths, lengths)
-        if _C.schedule.choose_weight_tile(*sizes, sm_count) == tile
-    ]
-    return min(chosen, key=math.prod)
-
-
-@aligned_or_not
-@pytest.mark.parametrize("dtype", FLOATS[1:], ids=str)
-@pytest.mark.parametrize("tile", WEIGHT_TILES)
-def test_small_products_of_every_tile_by_weights(tile, dtype, more, gpu, device):
-    check_weights(*least_sizes(tile, gpu.sm_count), 448 + more, dtype, device)

@@ -25,7 +25,7 @@ import green_kernels as gk
 
 BUDGETS = Path(__file__).parent / "budgets" / "cuda.json"
 EXTENSION = find_spec("green_kernels._C")
-ARCHITECTURES = gk.build_info().get("cuda_architectures", "").split(";")
+BUILT = gk.build_info().get("cuda_architectures", "").split(";")
 
 
 def find_cuobjdump():
@@ -39,7 +39,7 @@ def find_cuobjdump():
 
 CUOBJDUMP = find_cuobjdump()
 pytestmark = [
-    pytest.mark.skipif(ARCHITECTURES == [""], reason="no CUDA kernels were built"),
+    pytest.mark.skipif(BUILT == [""], reason="no CUDA kernels were built"),
     pytest.mark.skipif(CUOBJDUMP is None, reason="needs nvidia-cuda-cuobjdump and -nvdisasm"),
 ]
 
@@ -116,9 +116,18 @@ def compiled():
     return read_all()
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=dict.fromkeys([*read_budgets(), *BUILT]))
 def arch(request):
+    if request.param not in BUILT:
+        pytest.skip(f"this extension was not built for sm_{request.param}")
     return request.param
+
+
+def test_the_extension_is_newer_than_its_sources():
+    """Or the kernels that are looked at here are not those of csrc/."""
+    built = Path(EXTENSION.origin).stat().st_mtime
+    newer = [path for path in build.CSRC.rglob("*.*") if path.stat().st_mtime > built]
+    assert not newer, f"build first: {EXTENSION.origin} is older than {newer[0]}"
 
 
 def opcodes(figures, *names):

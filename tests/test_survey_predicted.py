@@ -1,5 +1,7 @@
 """Survey on a GPU: layers that are predicted to gain nothing are left, and caveats are given."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -46,8 +48,7 @@ def test_the_report_says_where_a_layer_would_lose(as_if_on):
     assert gains[16] > 1 > gains[8192]
     change = change_of(4096, 4096, recipe)
     assert change.became == "Int8Linear"
-    with pytest.raises(AssertionError, match=r"slower than in bfloat16 at \d+ to 8192 rows"):
-        raise AssertionError(change.caveat)
+    assert re.fullmatch(r"predicted slower than in bfloat16 at \d+ to 8192 rows", change.caveat)
     model = nn.Sequential(nn.Linear(4096, 4096, bias=False, dtype=torch.bfloat16))
     assert f"Int8Linear ({change.caveat})" in str(convert(model, recipe))
 

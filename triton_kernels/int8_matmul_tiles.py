@@ -142,7 +142,11 @@ def write(path: str | Path, rows: Sequence[Row]) -> None:
 def table() -> tuple[Row, ...]:
     """Return all rows, in the order in which they are tried; read when it is first asked for."""
     named = os.environ.get("GREEN_KERNELS_TILES")
-    return (*(read(named) if named else ()), *read(COMMITTED))
+    try:
+        first = read(named) if named else ()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"GREEN_KERNELS_TILES: {error}") from error
+    return (*first, *read(COMMITTED))
 
 
 _forced: Row | None = None  # for every product: a tile that is being tried out

@@ -20,7 +20,8 @@ PLANS = {plan.name: plan for plan in _C.plans.ALL} if _C else {}
 MEASURED = Path(__file__).with_name("measured_plans.json")
 
 # A row of the table: for this kind of GPU, these rows of x, and this weight, the plan that measured
-# fastest. arch, sm_count and memory as of gpu_of; from_float for int8_linear, else int8_matmul.
+# fastest. arch, sm_count and memory as of gpu_of; from_float for int8_linear, else int8_matmul;
+# origin: who measured it, and how.
 _FIELDS = {
     "arch": int,
     "sm_count": int,
@@ -31,6 +32,7 @@ _FIELDS = {
     "K": int,
     "from_float": bool,
     "plan": str,
+    "origin": str,
 }
 
 
@@ -50,8 +52,11 @@ def predicted_gain(M: int, N: int, K: int, dtype: torch.dtype, gpu: Any) -> floa
 
     Both are a model's, from published rates of the GPU; nobody has measured them. Of the plan that
     was asked for, possible here or not, or else of the chooser's: a measured one, which is better
-    than that, the model may well take for worse.
+    than that, the model may well take for worse. ValueError for a dtype other than float32, float16
+    and bfloat16.
     """
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"dtype must be float32, float16 or bfloat16, got {dtype}")
     plan = _C.plans.asked_for() or _C.plans.choose(M, N, K, gpu, True)
     int8 = _C.plans.time(M, N, K, gpu, plan, True)
     return _C.plans.float_time(M, N, K, gpu, dtype.itemsize) / int8
@@ -97,7 +102,7 @@ def use_measured_plans(path: str | os.PathLike) -> None:
     MEASURED from the start. What it holds for other GPUs is kept and not used.
     """
     rows = read_measured_plans(path)
-    *sizes, _ = _FIELDS
+    *sizes, _, _ = _FIELDS
     _C.plans.set_measured([(*(row[name] for name in sizes), PLANS[row["plan"]]) for row in rows])
 
 
@@ -112,6 +117,8 @@ def _check_row(row: Any, place: str) -> None:
     if row["first_M"] > row["last_M"]:
         raise ValueError(f"{place}: first_M must be at most last_M, got {row['first_M']}")
     _named(row["plan"], f"{place}: plan")
+    if not row["origin"]:
+        raise ValueError(f"{place}: origin must say who measured it, and how; got ''")
 
 
 def _named(name: Any, source: str) -> Any:
@@ -122,7 +129,17 @@ def _named(name: Any, source: str) -> Any:
     return PLANS[name]
 
 
+def _use_the_environments_table() -> None:
+    named = os.environ.get("GREEN_KERNELS_PLANS")
+    try:
+        use_measured_plans(named or MEASURED)
+    except (OSError, ValueError) as error:
+        if named:
+            raise ValueError(f"GREEN_KERNELS_PLANS: {error}") from error
+        raise
+
+
 if _C:
-    use_measured_plans(os.environ.get("GREEN_KERNELS_PLANS") or MEASURED)
+    _use_the_environments_table()
     if _asked := os.environ.get("GREEN_KERNELS_PLAN"):
         _C.plans.ask_for(_named(_asked, "GREEN_KERNELS_PLAN"))
