@@ -1,4 +1,4 @@
-"""All that needs a GPU, in stages: equality, the emulator, the sanitizer, times and joules.
+"""All that needs a GPU, in stages: equality, the emulator, the sanitizer, times, joules, tuning.
 
     make gpu                                   # builds first; make gpu-check: of what is installed
     make gpu STAGES="equality-* plans joules-*"  # some of them
