@@ -107,7 +107,7 @@ STAGES = (
     *(
         tests(f"equality-{name}", files, "-k", "not emulated")
         for name, files in {
-            # Most of the time goes into compiling Triton's kernels: hundreds for each of these.
+            # Apart, since the tests of each compile many of Triton's kernels, one after the other.
             **{op: (op,) for op in OPS},
             "others": ("int8_matmul_tiles", "nn_int8_linear", "nn_int8_weight_linear")
             + ("measured_plans", "layout"),
