@@ -1,4 +1,4 @@
-"""All that needs a GPU, in stages: equality, the emulator, the sanitizer, times and joules.
+"""All that needs a GPU, in stages: equality, the emulator, the sanitizer, times, joules, tuning.
 
     make gpu                                   # builds first; make gpu-check: of what is installed
     make gpu STAGES="equality-* plans joules-*"  # some of them
@@ -84,6 +84,7 @@ def bench(name: str, file: str, case: str, shape: str, ways: Iterable[str], *opt
     return Stage(name, (*BENCH, "run", case, "--shape", shape, *where, *options, *of_ways))
 
 
+OPS = ("quantize_rows", "int8_matmul", "int8_linear", "int8_weight_linear")
 FLOAT = "torch bf16"
 MATMUL = (FLOAT, "torch._int_mm bare", "torch._int_mm", "ours")
 LINEAR = (FLOAT, "torch._int_mm", "bitsandbytes int8", "ours", "ours, as converted")
@@ -106,14 +107,14 @@ STAGES = (
     *(
         tests(f"equality-{name}", files, "-k", "not emulated")
         for name, files in {
-            # Most of the time goes into compiling Triton's kernels: hundreds for each of these.
-            **{op: (op,) for op in ("quantize_rows", "int8_matmul", "int8_linear")},
-            "int8_weight_linear": ("int8_weight_linear", "int8_weight_linear_kernels"),
+            # Apart, since the tests of each compile many of Triton's kernels, one after the other.
+            **{op: (op,) for op in OPS},
             "others": ("int8_matmul_tiles", "nn_int8_linear", "nn_int8_weight_linear")
             + ("measured_plans", "layout"),
         }.items()
     ),
-    tests("plans", ("plans_gpu",), "-vv"),  # so that after a hang, the last line names the plan
+    # In words, so that after a hang, the last line names the plan.
+    tests("plans", ("plans_gpu", "int8_weight_linear_kernels"), "-m", "gpu", "-vv"),
     Stage(
         "conformance",
         ("{python}", "tests/emulator/conformance.py", "--json", "{out}/conformance/results.jsonl"),

@@ -116,7 +116,7 @@ def compiled():
     return read_all()
 
 
-@pytest.fixture(params=dict.fromkeys([*read_budgets(), *BUILT]))
+@pytest.fixture(params=sorted({*read_budgets(), *BUILT}))
 def arch(request):
     if request.param not in BUILT:
         pytest.skip(f"this extension was not built for sm_{request.param}")
@@ -219,7 +219,9 @@ def test_sm_90a_multiplies_by_wgmma_what_tma_copies(compiled):
 
 
 @pytest.mark.skipif(build.find_toolkit() is None, reason="needs nvcc")
-@pytest.mark.parametrize("source", build.CSRC.glob("cuda/*_sm90a.cu"), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "source", sorted(build.CSRC.glob("cuda/*_sm90a.cu")), ids=lambda path: path.stem
+)
 def test_ptxas_does_not_serialise_wgmma(source):
     """It warns of that as C75xx, and says nothing else."""
     nvcc = build.find_toolkit() / "bin/nvcc"
