@@ -43,7 +43,9 @@ constexpr double memory_of(const Gpu& gpu) {
 constexpr double kStart = 2000, kNext = 1000, kOverlapped = 400;
 constexpr double kLatency = 700;    // of memory under load
 constexpr double kExchange = 1500;  // sums through memory: fence, counter, and back
-constexpr double kClusterSync = 700;
+// Two barriers of a cluster, and between them a read of another SM's shared memory: 180 cycles each
+// (Luo et al., Benchmarking and Dissecting the Nvidia Hopper GPU Architecture, 2024) and something.
+constexpr double kClusterSync = 400;
 constexpr double kSharedBytes = 128;  // of an SM's shared memory in a cycle
 constexpr double kOutputs = 24;       // values of y that an SM finishes in a cycle
 constexpr double kAchieved = 0.8;     // of peak rates of multiplying, ours and others'
@@ -57,7 +59,8 @@ struct Blocks {
   double shares_w;   // blocks that read w from L2 together
   double multiply;   // multiply-adds in a cycle of an SM
   double shared;     // bytes of shared memory read for each byte of K
-  double in_flight;  // bytes on their way to an SM
+  double in_flight;  // bytes on their way to one
+  double resident;   // blocks of an SM at a time, where there are enough of them; two or fewer
 };
 
 constexpr Blocks blocks_of(const Plan& plan, const Gpu& gpu) {
@@ -71,27 +74,28 @@ constexpr Blocks blocks_of(const Plan& plan, const Gpu& gpu) {
             double(tile.cluster),
             rates.wgmma,
             double(tile.m) / kWgmmaM * (kWgmmaM + tile.n),
-            double(tile.stages) * stage_bytes(tile)};
+            double(tile.stages) * stage_bytes(tile),
+            1};
   }
   if (plan.kernel == Kernel::kDecode) {
     const DecodeTile& tile = kDecodeTiles[plan.tile];
-    const int resident = tile.tokens <= 64 ? 2 : 1;
     return {double(tile.tokens),
             double(kDecodeRows),
             1,
             rates.wgmma,
             double(kDecodeRows) / kWgmmaM * (kWgmmaM + tile.tokens),
-            double(resident) * tile.stages * (kDecodeRows + tile.tokens) * kStageK};
+            double(tile.stages) * (kDecodeRows + tile.tokens) * kStageK,
+            tile.tokens <= 64 ? 2.0 : 1.0};
   }
   const Tile& tile = kTiles[plan.tile];
-  const double resident = larger(1, int(fitting / shared_bytes(tile)));
   const double warps = tile.warps_m * tile.warps_n;
   return {double(tile.m),
           double(tile.n),
           1,
           rates.mma,
           warps * (warp_m(tile) + warp_n(tile)),
-          (resident < 2 ? 1 : 2) * double(tile.stages - 1) * stage_bytes(tile)};
+          double(tile.stages - 1) * stage_bytes(tile),
+          fitting < 2 * shared_bytes(tile) ? 1.0 : 2.0};
 }
 
 // Of the product alone: when the busiest SM is through with its blocks, or memory with all bytes.
@@ -108,7 +112,8 @@ constexpr double product_time(int64_t M, int64_t N, int64_t K, const Gpu& gpu, c
       larger(larger(block.m * block.n / (block.multiply * kAchieved), block.shared / kSharedBytes),
              read / rates.l2) *
       share;
-  const double arriving = read * share * kLatency / block.in_flight;
+  const double at_a_time = block.resident < rounds ? block.resident : rounds;
+  const double arriving = read * share * kLatency / (block.in_flight * at_a_time);
   const double writing = block.m * block.n / plan.splits / kOutputs;
   const double bytes = double(M + N) * double(K) + 2.0 * double(M) * double(N);
   return larger(rounds * larger(cycles / rates.ghz, arriving) + rounds * writing / rates.ghz,
