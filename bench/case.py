@@ -26,6 +26,7 @@ WAYS = (
     "torch._int_mm bare",
     "torch._int_mm compiled",
     "bitsandbytes int8",
+    "ours, as converted",
 )
 
 

@@ -85,7 +85,7 @@ def bench(name: str, file: str, case: str, shape: str, ways: Iterable[str], *opt
 
 FLOAT = "torch bf16"
 MATMUL = (FLOAT, "torch._int_mm bare", "torch._int_mm", "ours")
-LINEAR = (FLOAT, "torch._int_mm", "bitsandbytes int8", "ours")
+LINEAR = (FLOAT, "torch._int_mm", "bitsandbytes int8", "ours", "ours, as converted")
 WEIGHTS = (FLOAT, "torchao int8", "ours", "ours triton")
 TIMED = (("int8_matmul", MATMUL), ("int8_linear", LINEAR), ("int8_weight_linear", WEIGHTS))
 PREFILL = (

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+import green_kernels as gk
+from green_kernels import survey
 from green_kernels.bench import peers, shapes
 from green_kernels.bench.case import Unavailable, load_cases
 from green_kernels.bench.cases.int8_linear import int8_linear
@@ -50,6 +52,16 @@ def test_int8_peers_are_really_int8():
     for way in ways:
         r = by_way[way]
         assert (r.status == "timed" and r.error > 1e-4) or "pip install" in r.reason, r
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_as_converted_is_the_layer_that_convert_leaves_or_makes(fast, monkeypatch):
+    monkeypatch.setattr(gk.ops, "is_fast_on_cpu", lambda: fast)
+    monkeypatch.setattr(survey, "build_info", lambda: {"cpu_features": []})
+    with torch.inference_mode():
+        case = int8_linear(33, 160, 192, torch.bfloat16, "cpu")
+        y, plain = case.ways["ours, as converted"]()(), case.ways["torch bf16"]().call()
+    assert torch.equal(y, plain) != fast and case.error(y, plain) < case.tolerance
 
 
 @pytest.fixture

@@ -200,10 +200,6 @@ WRONG = {
         + BULK_STORE,
         "no fence.proxy.async",
     ),
-    "a bulk copy that counts at an mbarrier that was not fenced": (
-        UNFENCED_INIT.format(count=1) + BULK.format(expected=64) + WAIT.format(parity=0),
-        "initialises, with no fence.mbarrier_init",
-    ),
     "a bulk copy that nobody waits for": (
         INIT.format(count=1) + BULK.format(expected=64),
         "nobody has waited for the copy of PTX line",
@@ -236,6 +232,13 @@ def test_is_found(name):
         with pytest.raises(emulator.runtime().EmulatorError) as error:
             run(body, seed=seed, max_instructions=10_000)
         assert re.search(message, str(error.value)), str(error.value)
+
+
+def test_an_mbarrier_of_a_cluster_is_fenced_before_a_bulk_copy_counts_at_it():
+    body = UNFENCED_INIT.format(count=1) + BULK.format(expected=64) + WAIT.format(parity=0)
+    run(body)  # of one block, it need not be
+    with pytest.raises(emulator.runtime().EmulatorError, match="with no fence.mbarrier_init"):
+        run(body, blocks=2, cluster=2)
 
 
 def test_an_error_names_its_place():

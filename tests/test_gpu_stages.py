@@ -164,7 +164,15 @@ def test_without_a_gpu_the_first_stage_fails(capsys):
 
 
 def test_make_hands_the_stages_on(tmp_path):
-    words = ["make", "-n", "gpu-check", "VENV=", f"OUT={tmp_path}", "STAGES=equality joules-*"]
+    words = [
+        "make",
+        "--no-print-directory",
+        "-n",
+        "gpu-check",
+        "VENV=",
+        f"OUT={tmp_path}",
+        "STAGES=equality joules-*",
+    ]
     done = subprocess.run(words, cwd=gpu.ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split()[1:] == [
         "tests/gpu.py", "--out", f'"{tmp_path}"', "'equality'", "'joules-*'",

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import green_kernels as gk
 from green_kernels import ops
 
 from .. import data, peers
@@ -85,6 +86,12 @@ def int8_linear(m, k, n, dtype, device):
         w_packed = ops.pack_weight(w_q)
         return lambda: ops.int8_linear(x, w_q, w_scale, bias, w_packed=w_packed)
 
+    def as_converted():
+        """What convert makes of the layer for calls of m rows, or leaves of it."""
+        model = nn.Sequential(linear)
+        gk.convert(model, gk.Int8(rows=m))
+        return of(model[0])
+
     ways = {
         "torch fp32": lambda: of(linear),
         "torch bf16": bf16,
@@ -95,12 +102,13 @@ def int8_linear(m, k, n, dtype, device):
         "torch._int_mm": int_mm,
         "torch._int_mm compiled": lambda: int_mm(compiled=True),
         "ours": ours,
+        "ours, as converted": as_converted,
         "ours triton": lambda: triton(ours(), device),
     }
     if dtype != torch.float32:  # quantize_dynamic takes float32 only
         del ways["torch fp32"], ways["quantize_dynamic (onednn)"]
     else:  # on a CPU: three minutes for all cases are too few to compile once more in
-        del ways["torch._int_mm compiled"]
+        del ways["torch._int_mm compiled"], ways["ours, as converted"]
     size = x.element_size()
     return Case(
         dtype=str(dtype).removeprefix("torch."),

@@ -240,7 +240,9 @@ void copy_in(Warp& warp, const Instruction& at, const Form& form, int lane) {
   for_lanes(mask, [&](int rank) {
     const SharedPlace target{blocks[rank].get(), to.offset};
     const SharedPlace counted{blocks[rank].get(), mbarrier.offset};
-    if (const Mbarrier& used = mbarrier_at(warp, lane, counted); !used.fenced_init)
+    // Where there is but one block, Triton's kernels have no such fence, and work.
+    if (const Mbarrier& used = mbarrier_at(warp, lane, counted);
+        blocks.size() > 1 && !used.fenced_init)
       warp.fail("counts at the mbarrier that PTX line " + std::to_string(used.init_line) +
                     " initialises, with no fence.mbarrier_init between them",
                 lane);
