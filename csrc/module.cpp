@@ -25,6 +25,7 @@ std::vector<std::string> cpu_features() {
   GREEN_KERNELS_FEATURE("avx512f")
   GREEN_KERNELS_FEATURE("avx512bw")
   GREEN_KERNELS_FEATURE("avx512vnni")
+  GREEN_KERNELS_FEATURE("avx512bf16")
   GREEN_KERNELS_FEATURE("avxvnni")
   GREEN_KERNELS_FEATURE("amx-int8")
 #undef GREEN_KERNELS_FEATURE

@@ -11,7 +11,7 @@ class Change:
     name: as in named_modules();  also: further names of the same module
     became: class name, or None where it was left, for the reason given
     bytes_before, bytes_after: in memory; after converting with the packed copy of the weights
-    caveat: of one that was converted, where it is predicted to be slower than it was
+    caveat: of one that was converted, where it is slower than it was, as far as that is known
     """
 
     name: str

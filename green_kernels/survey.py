@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from green_kernels import ops
 from green_kernels.build import build_info
 from green_kernels.nn.quantized_linear import QuantizedLinear
-from green_kernels.recipes import Int8, Recipe
+from green_kernels.recipes import Int8, Int8WeightOnly, Recipe
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _ROWS = tuple(2**i for i in range(14))  # of x: one token to 8192
@@ -49,7 +49,9 @@ class Survey:
         )
 
     def caveat(self, layer: nn.Module, recipe: Recipe) -> str | None:
-        """At what numbers of rows a layer that may be swapped would lose, in words; or None."""
+        """Where a layer that may be swapped would be slower than it was, in words; or None."""
+        if isinstance(recipe, Int8WeightOnly) and not _multiplies_weights(layer.weight.device):
+            return "slower than in float: no compiled kernels here"
         slower = _where_slower(_predicted_gains(layer.weight, recipe))
         return slower and f"predicted slower than in {_dtype(layer.weight)} at {slower}"
 
@@ -146,6 +148,11 @@ def _faster_as_it_is(weight, recipe):
     if 165 / n + 950 / k < 0.9:
         return None
     return f"faster in bfloat16: {k} to {n} features are too few for int8 on this CPU"
+
+
+def _multiplies_weights(device):
+    """Whether int8_weight_linear has a kernel there; a GPU has Triton's at the least."""
+    return device.type != "cpu" or "cpu" in ops.int8_weight_linear.compiled_devices()
 
 
 def _predicted_gains(weight, recipe):

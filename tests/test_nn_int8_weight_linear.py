@@ -95,6 +95,14 @@ def test_convert_takes_all_where_int8_would_be_left(monkeypatch):
     assert convert(model, Int8WeightOnly()).converted and type(model[0]) is Int8WeightLinear
 
 
+def test_convert_says_where_there_is_no_kernel(monkeypatch):
+    """Then the body runs, in float64, on all weights anew in each call."""
+    assert convert(nn.Sequential(nn.Linear(128, 256)), Int8WeightOnly())["0"].caveat is None
+    monkeypatch.setattr(type(ops.int8_weight_linear), "compiled_devices", lambda self: [])
+    report = convert(nn.Sequential(nn.Linear(128, 256)), Int8WeightOnly())
+    assert report.converted and "no compiled kernels" in report["0"].caveat
+
+
 def test_save_and_load_keep_the_kind_of_each_layer(tmp_path):
     model, _ = mixed()
     path = tmp_path / "model.safetensors"

@@ -121,6 +121,10 @@ ERRORS = {
         torch.ones(2, 3, dtype=torch.float64),
         "x must be float32, float16 or bfloat16, got torch.float64",
     ),
+    "float8": (
+        torch.ones(2, 3).to(torch.float8_e4m3fn),
+        "x must be float32, float16 or bfloat16, got torch.float8_e4m3fn",
+    ),
     "a number": (torch.tensor(1.0), r"x must have shape \(..., K\), got \(\)"),
 }
 
