@@ -24,8 +24,9 @@ Recipes = Recipe | Mapping[str, Recipe | None]
 def convert(model: nn.Module, recipe: Recipes, where: Where | None = None) -> Report:
     """Replace, in model itself, each nn.Linear that recipe takes by the layer it asks for.
 
-    recipe: Int8(), or a mapping from patterns of module names (fnmatch; * crosses dots) to recipes,
-        None to leave the layer: the first pattern that matches decides, and no match leaves it too
+    recipe: Int8(), Int8WeightOnly(), or a mapping from patterns of module names (fnmatch; * crosses
+        dots) to recipes, None to leave the layer: the first pattern that matches decides, and no
+        match leaves it too
     where: (name, layer) -> bool, asked for each layer that would otherwise be converted
 
     Layers whose conversion would change more than their arithmetic are left; the report has the

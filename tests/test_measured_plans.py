@@ -136,6 +136,17 @@ def test_a_table_that_is_wrong_is_refused_whole(rows, message, tmp_path):
     assert plans.planned(*PROBLEM) == before
 
 
+def test_without_compiled_kernels_there_are_no_plans(tmp_path, monkeypatch):
+    path = written(tmp_path, [])
+    with monkeypatch.context() as patch:
+        patch.setattr(gk.ops.plans, "_C", None)
+        with pytest.raises(ValueError, match="plans.json: there are no plans, since no compiled"):
+            gk.ops.use_measured_plans(path)
+        with pytest.raises(ValueError, match="name: there are no plans, since no compiled"):
+            with gk.ops.use_plan("mma:128x128x64:1"):
+                pass
+
+
 def test_only_a_cuda_device_is_a_gpu():
     assert gk.ops.gpu_of(torch.device("cpu")) is None
 

@@ -36,20 +36,20 @@ def test_layers_that_would_gain_nothing_on_a_gpu_are_left(as_if_on):
 
 def test_layers_are_judged_at_the_rows_that_are_known(as_if_on):
     as_if_on(B200)  # where a product of many rows has no wgmma
-    assert change_of(4096, 4096, Int8(rows=1)).became == "Int8Linear"
-    assert change_of(4096, 4096, Int8(rows=1)).caveat is None
-    assert change_of(4096, 4096, Int8(rows=4096)).reason is not None
+    assert change_of(8192, 4096, Int8(rows=1)).became == "Int8Linear"
+    assert change_of(8192, 4096, Int8(rows=1)).caveat is None
+    assert change_of(8192, 4096, Int8(rows=4096)).reason is not None
 
 
 def test_the_report_says_where_a_layer_would_lose(as_if_on):
     as_if_on(B200)
     recipe = Int8()
-    gains = {m: survey.ops.predicted_gain(m, 4096, 4096, torch.bfloat16, B200) for m in (16, 8192)}
+    gains = {m: survey.ops.predicted_gain(m, 8192, 4096, torch.bfloat16, B200) for m in (16, 8192)}
     assert gains[16] > 1 > gains[8192]
-    change = change_of(4096, 4096, recipe)
+    change = change_of(8192, 4096, recipe)
     assert change.became == "Int8Linear"
     assert re.fullmatch(r"predicted slower than in bfloat16 at \d+ to 8192 rows", change.caveat)
-    model = nn.Sequential(nn.Linear(4096, 4096, bias=False, dtype=torch.bfloat16))
+    model = nn.Sequential(nn.Linear(8192, 4096, bias=False, dtype=torch.bfloat16))
     assert f"Int8Linear ({change.caveat})" in str(convert(model, recipe))
 
 

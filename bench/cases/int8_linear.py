@@ -1,4 +1,4 @@
-"""int8_linear at the sizes of a transformer's layers, against every int8 linear layer of torch."""
+"""int8_linear at the sizes of a transformer's layers, against float and other int8 layers."""
 
 import torch
 import torch.nn.functional as F

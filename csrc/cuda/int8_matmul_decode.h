@@ -24,7 +24,7 @@ constexpr DecodeTile kDecodeTiles[] = {
 };
 constexpr int kDecodeTileCount = sizeof(kDecodeTiles) / sizeof(kDecodeTiles[0]);
 constexpr int kDecodeRows = kConsumers * kWgmmaM;  // of w
-constexpr int kQuantizingRows = 4;                 // of x: with more, rounding them once is cheaper
+constexpr int kQuantizingRows = 4;                 // of x: more should be rounded once, for all
 
 // The consumers multiply 64 rows of w each; a warp after them copies.
 constexpr int kDecodeConsumingWarps = kDecodeRows / kMmaM;

@@ -27,8 +27,9 @@ constexpr int kPieceBytes = kWarpRows * kPieceN * 4;            // in float32
 constexpr int kPasses = kWarpRows * kPieceN / (kWarpSize * 4);  // of a warp, over a piece's rows
 
 // A wgmma reads shared memory less the larger its n, and a tile reads L2 less the larger and the
-// squarer it is: (128, 256) is the best where there is work for all SMs, (256, 128) for an N that
-// 128 divides better. Blocks in a cluster read w from L2 once. The others are for small problems.
+// squarer it is: so (128, 256) should be the best where there is work for all SMs, (256, 128) for
+// an N that 128 divides better. Blocks in a cluster read w from L2 once. The others are for small
+// problems.
 constexpr WgmmaTile kWgmmaTiles[] = {
     {256, 128, 4, 2}, {256, 128, 4, 1}, {128, 256, 4, 2}, {128, 256, 4, 1},
     {128, 192, 4, 1}, {128, 128, 6, 2}, {128, 128, 6, 1}, {128, 64, 8, 1},

@@ -102,6 +102,7 @@ def use_measured_plans(path: str | os.PathLike) -> None:
     MEASURED from the start. What it holds for other GPUs is kept and not used.
     """
     rows = read_measured_plans(path)
+    _check_built(path)
     *sizes, _, _ = _FIELDS
     _C.plans.set_measured([(*(row[name] for name in sizes), PLANS[row["plan"]]) for row in rows])
 
@@ -121,9 +122,13 @@ def _check_row(row: Any, place: str) -> None:
         raise ValueError(f"{place}: origin must say who measured it, and how; got ''")
 
 
-def _named(name: Any, source: str) -> Any:
+def _check_built(source: Any) -> None:
     if _C is None:
         raise ValueError(f"{source}: there are no plans, since no compiled kernels were built")
+
+
+def _named(name: Any, source: str) -> Any:
+    _check_built(source)
     if name not in PLANS:
         raise ValueError(f"{source} must be one of {', '.join(PLANS)}, got {name!r}")
     return PLANS[name]
@@ -141,5 +146,6 @@ def _use_the_environments_table() -> None:
 
 if _C:
     _use_the_environments_table()
-    if _asked := os.environ.get("GREEN_KERNELS_PLAN"):
-        _C.plans.ask_for(_named(_asked, "GREEN_KERNELS_PLAN"))
+if _asked := os.environ.get("GREEN_KERNELS_PLAN"):
+    _plan = _named(_asked, "GREEN_KERNELS_PLAN")  # which says so where there is no _C
+    _C.plans.ask_for(_plan)
