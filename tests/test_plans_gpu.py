@@ -169,3 +169,13 @@ def least_sizes(tile, sm_count):
 @pytest.mark.parametrize("tile", WEIGHT_TILES)
 def test_small_products_of_every_tile_by_weights(tile, dtype, more, gpu, device):
     check_weights(*least_sizes(tile, gpu.sm_count), 448 + more, dtype, device)
+
+
+def test_models_products_by_weights(device):
+    for M, K, N in SERVED.values():
+        args = arguments(int8_linear, M, N, K, torch.bfloat16, device)
+        y = int8_weight_linear(**args)
+        for first in range(0, M, ROWS):
+            rows = slice(first, first + ROWS)
+            part = {name: args[name][rows] for name in ("x", "residual")}
+            assert_near_body(y[rows], **args | part)
