@@ -4,13 +4,14 @@ import functools
 
 import pytest
 import torch
+from float_sums import assert_near_body
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import SHAPES
 
 import green_kernels as gk
 from green_kernels.bench.shapes import SERVED
-from green_kernels.ops import PLANS, int8_linear, int8_matmul
+from green_kernels.ops import PLANS, int8_linear, int8_matmul, int8_weight_linear
 from green_kernels.ops._extension import _C
 
 pytestmark = pytest.mark.gpu
@@ -126,3 +127,13 @@ def test_models_products_by_the_chosen_plan(op, device):
             rows = slice(first, first + ROWS)
             part = {name: args[name][rows] for name in OF_ROWS if name in args}
             assert torch.equal(actual[rows], op.reference(**args | part)), (shape, rows)
+
+
+def test_models_products_by_weights(device):
+    for M, K, N in SERVED.values():
+        args = arguments(int8_linear, M, N, K, torch.bfloat16, device)
+        y = int8_weight_linear(**args)
+        for first in range(0, M, ROWS):
+            rows = slice(first, first + ROWS)
+            part = {name: args[name][rows] for name in ("x", "residual")}
+            assert_near_body(y[rows], **args | part)

@@ -18,7 +18,7 @@ struct DecodeTile {
 };
 
 // Up to 64 tokens, two blocks fit into the 228 KB of an SM: one has its weights arrive while the
-// other begins or ends.
+// other begins or ends. (Not where they round x and hold more than 16 steps of it.)
 constexpr DecodeTile kDecodeTiles[] = {
     {8, 6, true}, {8, 6, false}, {16, 6, false}, {32, 5, false}, {64, 4, false}, {128, 6, false},
 };
