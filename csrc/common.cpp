@@ -46,7 +46,8 @@ void check_matrices(const Tensor& x, const Tensor& w_q, const Tensor& w_scale,
   const int64_t N = w_q.size(0), K = w_q.size(1);
   CHECK(x.dim() >= 1 && x.size(-1) == K, whose, " must have shape (..., K = ", K, "), got ",
         shape(x));
-  CHECK(K <= kMaxK, "K must be at most ", kMaxK, ", so that int32 sums are exact, got ", K);
+  CHECK(K <= kMaxK, "K must be at most ", kMaxK,
+        ", the most int8 products that an int32 holds, got ", K);
   check_dtype(w_scale, ScalarType::Float, "w_scale");
   check_shape(w_scale, {N}, "w_scale");
   check_device(w_q, x, "w_q", whose);

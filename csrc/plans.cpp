@@ -14,7 +14,7 @@ namespace {
 
 // The chooser looks at some fifty plans, which takes as long as a launch, some microseconds; so
 // what it chose is kept.
-using Product = std::tuple<int64_t, int64_t, int64_t, int, int, int, int, bool, bool>;
+using Product = std::tuple<int64_t, int64_t, int64_t, int, int, int, int, bool, bool, bool>;
 constexpr size_t kMostKept = 1 << 14;  // of lengths that vary without end, the last few
 
 std::mutex mutex;
@@ -61,8 +61,16 @@ Plan planned(int64_t M, int64_t N, int64_t K, const Gpu& gpu, bool from_float) {
         (from_float ? "int8_linear" : "int8_matmul") + " of M, N, K = " + std::to_string(M) + ", " +
         std::to_string(N) + ", " + std::to_string(K) + " on sm_" + std::to_string(gpu.arch));
   }
-  const Product product{
-      M, N, K, gpu.arch, gpu.sm_count, gpu.shared_limit, gpu.memory, gpu.has_sm90a, from_float};
+  const Product product{M,
+                        N,
+                        K,
+                        gpu.arch,
+                        gpu.sm_count,
+                        gpu.shared_limit,
+                        gpu.memory,
+                        gpu.has_sm90a,
+                        gpu.overlaps,
+                        from_float};
   const auto found = chosen.find(product);
   if (found != chosen.end()) return found->second;
   if (chosen.size() >= kMostKept) chosen.clear();

@@ -4,9 +4,10 @@
     make gpu STAGES="equality-* plans joules-*"  # some of them
     python tests/gpu.py --list
 
-A stage has a limit of its own, ten minutes at the most, and runs though one before it failed. What
-they find goes to --out, and how they ended to stages.json there. A stage whose program is not here
-is not run, and says so. The exit status is 1 if any failed.
+A stage has a limit of its own, ten minutes at the most, and runs though one before it failed, if
+that was not the first, which looks for the GPU. What they find goes to --out, and how they ended to
+stages.json there. A stage whose program is not here is not run, and says so. The exit status is 1
+if any failed.
 """
 
 import argparse
@@ -210,7 +211,11 @@ def end(process: subprocess.Popen) -> None:
 
 
 def run_all(stages: Iterable[Stage], out: Path) -> int:
-    """Run stages in turn and say how each ended; 1 if one failed or timed out, else 0."""
+    """Run stages in turn and say how each ended; 1 if one failed or timed out, else 0.
+
+    The first ends it where it fails: without a GPU, tests that need it are skipped, which pytest
+    counts as passed.
+    """
     out.mkdir(parents=True, exist_ok=True)
     (out / "conformance").mkdir(exist_ok=True)
     outcomes = []
@@ -219,6 +224,8 @@ def run_all(stages: Iterable[Stage], out: Path) -> int:
         outcomes.append(run(stage, out))
         lines = [json.dumps(vars(outcome)) for outcome in outcomes]
         (out / "stages.json").write_text("[\n" + ",\n".join(lines) + "\n]\n")
+        if stage == STAGES[0] and outcomes[0].status != "passed":
+            break
     print()
     for outcome in outcomes:
         reason = f" ({outcome.reason})" if outcome.reason else ""
@@ -229,7 +236,7 @@ def run_all(stages: Iterable[Stage], out: Path) -> int:
 def chosen(patterns: list[str], parser: argparse.ArgumentParser) -> list[Stage]:
     """Return the stages that patterns name, in their own order; all where there are none.
 
-    The first is always one: without a GPU, tests that need it are skipped, which is no failure.
+    The first is always one: it ends the run where there is no GPU.
     """
     for pattern in patterns:
         if not any(fnmatch(stage.name, pattern) for stage in STAGES):

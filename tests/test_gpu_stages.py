@@ -186,6 +186,13 @@ def test_without_a_gpu_the_first_stage_fails(capsys):
     assert "torch finds no CUDA device" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_runs_after_the_first_stage(tmp_path):
+    assert gpu.run_all([gpu.STAGES[0], python("runs", "")], tmp_path) == 1
+    outcomes = json.loads((tmp_path / "stages.json").read_text())
+    assert [(o["stage"], o["status"]) for o in outcomes] == [("build", "failed")]
+
+
 def test_make_hands_the_stages_on(tmp_path):
     words = ["make", "--no-print-directory", "-n", "gpu-check", "VENV=", f"OUT={tmp_path}"]
     words.append("STAGES=plans joules-*")

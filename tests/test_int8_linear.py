@@ -181,6 +181,15 @@ def test_autocast_leaves_it_alone(dtype, arguments, device, backend, assert_same
         assert_same_bits(int8_linear(*args), expected)
 
 
+def test_gradient_in_autocast_is_that_out_of_it(arguments, device, backend, assert_same_bits):
+    args = arguments((7,), 20, 32)
+    args[0].requires_grad_()
+    [expected] = torch.autograd.grad(int8_linear(*args).sum(), args[0])
+    with torch.autocast(device, dtype=torch.bfloat16):
+        [actual] = torch.autograd.grad(int8_linear(*args).sum(), args[0])
+    assert_same_bits(actual, expected)
+
+
 def test_inference_mode(arguments, backend, assert_same_bits):
     args = arguments((7,), 20, 32)
     expected = int8_linear(*args)
@@ -227,7 +236,7 @@ ERRORS = {
             "x": torch.ones(4, MAX_K + 1),
             "w_q": torch.ones(8, MAX_K + 1, dtype=torch.int8),
         },
-        "K must be at most 133144, so that int32 sums are exact, got 133145",
+        "K must be at most 133144, the most int8 products that an int32 holds, got 133145",
     ),
 }
 

@@ -230,7 +230,7 @@ ERRORS = {
             "x_q": torch.ones(4, MAX_K + 1, dtype=torch.int8),
             "w_q": torch.ones(8, MAX_K + 1, dtype=torch.int8),
         },
-        "K must be at most 133144, so that int32 sums are exact, got 133145",
+        "K must be at most 133144, the most int8 products that an int32 holds, got 133145",
     ),
 }
 

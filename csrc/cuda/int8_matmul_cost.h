@@ -60,12 +60,16 @@ struct Blocks {
   double multiply;   // multiply-adds in a cycle of an SM
   double shared;     // bytes of shared memory read for each byte of K
   double in_flight;  // bytes on their way to one
-  double resident;   // blocks of an SM at a time, where there are enough of them; two or fewer
+  double resident;   // blocks of an SM at a time, where there are enough of them
 };
 
-constexpr Blocks blocks_of(const Plan& plan, const Gpu& gpu) {
+// One or two: more would not be needed. An SM has a kilobyte more than a block may have.
+constexpr double resident_of(int shared_bytes, const Gpu& gpu) {
+  return 2 * shared_bytes > gpu.shared_limit + 1024 ? 1 : 2;
+}
+
+constexpr Blocks blocks_of(const Plan& plan, int64_t K, const Gpu& gpu) {
   const Rates rates = rates_of(gpu.arch);
-  const double fitting = gpu.shared_limit + 1024;  // about what an SM has
   if (plan.kernel == Kernel::kWgmma) {
     const WgmmaTile& tile = kWgmmaTiles[plan.tile];
     // Each wgmma reads its 64 rows of x and all of w's.
@@ -85,7 +89,7 @@ constexpr Blocks blocks_of(const Plan& plan, const Gpu& gpu) {
             rates.wgmma,
             double(kDecodeRows) / kWgmmaM * (kWgmmaM + tile.tokens),
             double(tile.stages) * (kDecodeRows + tile.tokens) * kStageK,
-            tile.tokens <= 64 ? 2.0 : 1.0};
+            resident_of(decode_shared_bytes(tile, K, plan.splits), gpu)};
   }
   const Tile& tile = kTiles[plan.tile];
   const double warps = tile.warps_m * tile.warps_n;
@@ -95,13 +99,13 @@ constexpr Blocks blocks_of(const Plan& plan, const Gpu& gpu) {
           rates.mma,
           warps * (warp_m(tile) + warp_n(tile)),
           double(tile.stages - 1) * stage_bytes(tile),
-          fitting < 2 * shared_bytes(tile) ? 1.0 : 2.0};
+          resident_of(shared_bytes(tile), gpu)};
 }
 
 // Of the product alone: when the busiest SM is through with its blocks, or memory with all bytes.
 constexpr double product_time(int64_t M, int64_t N, int64_t K, const Gpu& gpu, const Plan& plan) {
   const Rates rates = rates_of(gpu.arch);
-  const Blocks block = blocks_of(plan, gpu);
+  const Blocks block = blocks_of(plan, K, gpu);
   const double share = double(ceil_div(K, plan.splits));
   const double count = double(ceil_div(M, int64_t(block.m * block.shares_w))) * block.shares_w *
                        double(ceil_div(N, int64_t(block.n))) * plan.splits;

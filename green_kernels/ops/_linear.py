@@ -38,7 +38,10 @@ def gradient_of(linear):
         if ctx.act != "none":
             z = linear(x, w_q, w_scale, bias, out_dtype=torch.float32, w_packed=w_packed)
             dz = ACTIVATIONS[ctx.act][1](dz, z)
-        dx = ((dz * w_scale) @ w_q.float()).to(ctx.x_dtype)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            with torch.autocast(dy.device.type, enabled=False):  # it would multiply in 16 bits
+                dx = ((dz * w_scale) @ w_q.float()).to(ctx.x_dtype)
         d_bias = None if bias is None else dz.reshape(-1, dz.shape[-1]).sum(0).to(bias.dtype)
         d_residual = None if ctx.residual_dtype is None else dy.to(ctx.residual_dtype)
         return dx, None, None, d_bias, None, d_residual, None, None

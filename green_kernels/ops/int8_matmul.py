@@ -105,7 +105,7 @@ def check_product(x, whose, w_q, w_scale, bias, residual, act, out_dtype, w_pack
     check(w_q.ndim == 2, "w_q", "have shape (N, K)", tuple(w_q.shape))
     N, K = w_q.shape
     check(x.ndim >= 1 and x.shape[-1] == K, whose, f"have shape (..., K = {K})", tuple(x.shape))
-    check(K <= MAX_K, "K", f"be at most {MAX_K}, so that int32 sums are exact", K)
+    check(K <= MAX_K, "K", f"be at most {MAX_K}, the most int8 products that an int32 holds", K)
     check_dtype(w_scale, torch.float32, "w_scale")
     check_shape(w_scale, (N,), "w_scale")
     check_device(w_q, x, "w_q", whose)
