@@ -44,20 +44,31 @@ def tolerance(x: Tensor, w: Tensor, bias: Tensor) -> float:
     return max(0.04, (6 * step / 12**0.5 * row / F.linear(x, w, bias).abs().max()).item())
 
 
-@case(ways=WAYS, **{name: (*shape, torch.float32) for name, shape in SHAPES.items()})
-@case(default=False, **{f"{name}-bf16": (*s, torch.bfloat16) for name, s in SHAPES.items()})
-@case(by_shape=True, **{name: (*shape, torch.bfloat16) for name, shape in SERVED.items()})
-def int8_linear(m, k, n, dtype, device):
-    """y = x @ w.T + bias, w within the rounding of int8, in and out in dtype."""
+def float_layer(
+    m: int, k: int, n: int, dtype: torch.dtype, device: str
+) -> tuple[Tensor, Tensor, Tensor, nn.Linear]:
+    """Return x, (m, k), a random weight as w_q and w_scale, (n, k), and the layer that has it."""
     x = data.activations(m, k, device).to(dtype)
     w_q, w_scale = ops.quantize_rows(torch.randn(n, k, device=device) / k**0.5)
     bias = torch.randn(n, device=device, dtype=dtype)
     linear = nn.Linear(k, n, device=device, dtype=dtype)
     linear.weight.data, linear.bias.data = (w_q * w_scale[:, None]).to(dtype), bias
+    return x, w_q, w_scale, linear
 
-    def bf16():
-        x_16, w_16, bias_16 = x.bfloat16(), linear.weight.bfloat16(), bias.bfloat16()
-        return Way(lambda: F.linear(x_16, w_16, bias_16), dtype="bfloat16")
+
+def in_bfloat16(linear: nn.Linear, x: Tensor) -> Way:
+    """Return linear(x), both in bfloat16, as a way."""
+    x_16, w_16, bias_16 = x.bfloat16(), linear.weight.bfloat16(), linear.bias.bfloat16()
+    return Way(lambda: F.linear(x_16, w_16, bias_16), dtype="bfloat16")
+
+
+@case(ways=WAYS, **{name: (*shape, torch.float32) for name, shape in SHAPES.items()})
+@case(default=False, **{f"{name}-bf16": (*s, torch.bfloat16) for name, s in SHAPES.items()})
+@case(by_shape=True, **{name: (*shape, torch.bfloat16) for name, shape in SERVED.items()})
+def int8_linear(m, k, n, dtype, device):
+    """y = x @ w.T + bias, w within the rounding of int8, in and out in dtype."""
+    x, w_q, w_scale, linear = float_layer(m, k, n, dtype, device)
+    bias = linear.bias.data
 
     def of(module):
         return lambda: module(x)
@@ -94,7 +105,7 @@ def int8_linear(m, k, n, dtype, device):
 
     ways = {
         "torch fp32": lambda: of(linear),
-        "torch bf16": bf16,
+        "torch bf16": lambda: in_bfloat16(linear, x),
         "quantize_dynamic (onednn)": lambda: of(peers.quantize_dynamic(linear, device)),
         "torchao int8": lambda: of(peers.torchao(linear)),
         "torchao int8 compiled": torchao_compiled,

@@ -1,16 +1,15 @@
 """int8_weight_linear at the sizes of a transformer's layers, against float layers and torchao."""
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from green_kernels import ops
 
-from .. import data, peers
-from ..case import Case, Way, case
+from .. import peers
+from ..case import Case, case
 from ..shapes import SERVED
 from ..triton_way import triton
-from .int8_linear import SHAPES
+from .int8_linear import SHAPES, float_layer, in_bfloat16
 
 BY_DEFAULT = ("1x4096x4096", "16x4096x4096", "512x4096x4096")
 WAYS = (
@@ -50,15 +49,7 @@ def shapes(default: bool) -> dict[str, tuple]:
 @case(by_shape=True, **{name: (*sizes, torch.bfloat16) for name, sizes in SERVED.items()})
 def int8_weight_linear(m, k, n, dtype, device):
     """y = x @ w.T + bias, w within the rounding of int8, x as it is, in and out in dtype."""
-    x = data.activations(m, k, device).to(dtype)
-    w_q, w_scale = ops.quantize_rows(torch.randn(n, k, device=device) / k**0.5)
-    bias = torch.randn(n, device=device, dtype=dtype)
-    linear = nn.Linear(k, n, device=device, dtype=dtype)
-    linear.weight.data, linear.bias.data = (w_q * w_scale[:, None]).to(dtype), bias
-
-    def bf16():
-        x_16, w_16, bias_16 = x.bfloat16(), linear.weight.bfloat16(), bias.bfloat16()
-        return Way(lambda: F.linear(x_16, w_16, bias_16), dtype="bfloat16")
+    x, w_q, w_scale, linear = float_layer(m, k, n, dtype, device)
 
     def of(module):
         return lambda: module(x)
@@ -68,11 +59,11 @@ def int8_weight_linear(m, k, n, dtype, device):
 
     def ours():
         w_packed = ops.pad_weight(w_q)
-        return lambda: ops.int8_weight_linear(x, w_q, w_scale, bias, w_packed=w_packed)
+        return lambda: ops.int8_weight_linear(x, w_q, w_scale, linear.bias.data, w_packed=w_packed)
 
     ways = {
         "torch fp32": lambda: of(linear),
-        "torch bf16": bf16,
+        "torch bf16": lambda: in_bfloat16(linear, x),
         "torchao int8": lambda: of(peers.torchao(linear, weights_only=True)),
         "torchao int8 compiled": torchao_compiled,
         "ours": ours,
