@@ -18,7 +18,7 @@ from emulator.mutants import (
     tiles,
 )
 
-from green_kernels._C import plans
+import green_kernels as gk
 from green_kernels.ops import quantize_rows
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
@@ -48,10 +48,16 @@ MATMUL = Subject(
     "80",
     emulator.A100,
     matmul_calls,
-    plans.Plan(plans.Kernel.mma, 0, 1),
-    {"int8_matmul_schedule.h": tiles("kTiles", "{{64, 64, 128, 2, 2, 3}}")},
+    gk.ops.PLANS["mma:64x64x128:1"],
+    {
+        "int8_matmul_schedule.h": tiles("kTiles", "{{64, 64, 128, 2, 2, 3}}"),
+        "int8_matmul_mma.cu": (
+            "const Plan& plan = launch.plan;",
+            "const Plan plan{launch.plan.kernel, 0, launch.plan.splits};",
+        ),
+    },
 )
-SPLIT = replace(MATMUL, plan=plans.Plan(plans.Kernel.mma, 0, 4))
+SPLIT = replace(MATMUL, plan=gk.ops.PLANS["mma:64x64x128:4"])
 LINEAR = replace(MATMUL, architecture="90a", device=emulator.H100, calls=linear_calls)
 QUANTIZE = Subject(
     "quantize_rows.cu",
