@@ -55,7 +55,10 @@ def sums(library, name, x, w_q):
 
 
 @pytest.mark.parametrize("name", DTYPES)
-@pytest.mark.parametrize("M, N, K", [(1, 1, 1), (3, 7, 63), (7, 19, 129), (14, 9, 1100), (2, 3, 0)])
+@pytest.mark.parametrize(
+    "M, N, K",
+    [(1, 1, 1), (1, 11, 1100), (1, 4, 0), (3, 7, 63), (7, 19, 129), (14, 9, 1100), (2, 3, 0)],
+)
 def test_near_the_body(name, M, N, K, library):
     x, w_q = torch.randn(M, K).to(DTYPES[name]), torch.randint(-127, 128, (N, K)).char()
     acc = sums(library, name, x, w_q)
@@ -67,6 +70,8 @@ def test_every_int8_is_exact(name, library):
     w_q = torch.arange(-128, 128).char().reshape(4, 64)
     x = torch.eye(64, dtype=DTYPES[name])
     assert torch.equal(sums(library, name, x, w_q), w_q.T.float())
+    for row in range(64):  # by itself it may be multiplied in another way
+        assert torch.equal(sums(library, name, x[row : row + 1], w_q)[0], w_q[:, row].float())
 
 
 @pytest.mark.parametrize("name", DTYPES)
@@ -75,3 +80,6 @@ def test_what_is_not_finite_stays_so(name, library):
     x[0, 39], x[1, 0], w_q[1, 39] = torch.inf, torch.nan, 0
     expected = torch.tensor([[torch.inf, torch.nan], [torch.nan] * 2, [40, 39]])
     torch.testing.assert_close(sums(library, name, x, w_q), expected, equal_nan=True)
+    for row in range(3):
+        acc = sums(library, name, x[row : row + 1], w_q)[0]
+        torch.testing.assert_close(acc, expected[row], equal_nan=True)

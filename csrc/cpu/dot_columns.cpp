@@ -28,6 +28,7 @@ struct Float32 {
   typedef Floats Values;
   typedef int32_t Places __attribute__((vector_size(4 * kLanes)));
   static constexpr int lanes = kLanes, sums = kSums, values = kLanes;
+  static constexpr bool widens_in_registers = kLanes > 4;
 
   HOST_DEVICE static float from_int8(int8_t w) { return w; }
   HOST_DEVICE static void add(Floats& sum, const Values& x, const Values& w) { sum += x * w; }
@@ -120,9 +121,54 @@ HOST_DEVICE int64_t add_rows(int64_t m, const typename Unit::Value* x, int64_t x
   return m;
 }
 
+// sum += x times as many int8, widened by AVX2's or AVX-512's instruction: GCC would do it one by
+// one.
+template <typename Unit>
+HOST_DEVICE void add_int8(typename Unit::Floats& sum, const typename Unit::Floats& x,
+                          const int8_t* w) {
+  typename Unit::Places column;
+  asm("vpmovsxbd %1, %0" : "=v"(column) : "m"(*reinterpret_cast<const int8_t (*)[Unit::lanes]>(w)));
+  sum += x * __builtin_convertvector(column, typename Unit::Floats);
+}
+
+// One row times C columns, which nobody would find in the L1 cache again.
+template <typename Unit, int C>
+HOST_DEVICE void dot_row(const float* x, const int8_t* w_q, int64_t K, float* acc) {
+  constexpr int lanes = Unit::lanes;
+  typename Unit::Floats sums[C][2] = {}, row;  // additions that do not wait for each other
+  int64_t k = 0;
+  for (; k + 2 * lanes <= K; k += 2 * lanes) {
+    // What will be wanted next.  (A hint: past the end of w_q, nothing is read.)
+    for (int c = 0; c < C; ++c) __builtin_prefetch(w_q + (c + C) * K + k);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      std::memcpy(&row, x + k + half * lanes, sizeof row);
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c)
+        add_int8<Unit>(sums[c][half], row, w_q + c * K + k + half * lanes);
+    }
+  }
+  for (int c = 0; c < C; ++c) {
+    float at[lanes];
+    const auto both = sums[c][0] + sums[c][1];
+    std::memcpy(at, &both, sizeof at);
+    acc[c] = std::accumulate(at, at + lanes, 0.0f);
+    for (int64_t rest = k; rest < K; ++rest) acc[c] += x[rest] * w_q[c * K + rest];
+  }
+}
+
 template <typename Unit>
 HOST_DEVICE void dot(const void* x, int64_t x_stride, int64_t M, const int8_t* w_q, int64_t N,
                      int64_t K, float* acc) {
+  if constexpr (Unit::widens_in_registers) {
+    if (M == 1) {
+      const auto* row = static_cast<const float*>(x);
+      int64_t n = 0;
+      for (; n + 4 <= N; n += 4) dot_row<Unit, 4>(row, w_q + n * K, K, acc + n);
+      for (; n < N; ++n) dot_row<Unit, 1>(row, w_q + n * K, K, acc + n);
+      return;
+    }
+  }
   x_stride /= sizeof(typename Unit::Value);
   alignas(kCacheLine) Tile<Unit> w[kColumns];
   std::fill_n(acc, M * N, 0.0f);
@@ -152,6 +198,7 @@ struct BFloat16 {
   using Places = Float32<16, 16>::Places;
   using Values = Floats;
   static constexpr int lanes = 16, sums = 16, values = 32;
+  static constexpr bool widens_in_registers = false;
 
   HOST_DEVICE static uint16_t from_int8(int8_t w) {
     const float exact = w;
@@ -190,9 +237,9 @@ Dot* best_of_bfloat16() { return nullptr; }
 
 }  // namespace
 
-Float dot_dtype(Float dtype) {
+Float dot_dtype(Float dtype, int64_t M) {
   static const bool multiplies_bfloat16 = best_of_bfloat16() != nullptr;
-  return dtype == Float::kBFloat16 && multiplies_bfloat16 ? dtype : Float::kFloat32;
+  return dtype == Float::kBFloat16 && multiplies_bfloat16 && M > 1 ? dtype : Float::kFloat32;
 }
 
 void dot_columns(const void* x, Float dtype, int64_t M, const int8_t* w_q, int64_t N, int64_t K,

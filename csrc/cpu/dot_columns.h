@@ -9,9 +9,9 @@ namespace green_kernels {
 
 constexpr int64_t kCacheLine = 64;  // bytes
 
-// What dot_columns wants rows of this dtype as: bfloat16 where it is that and the CPU multiplies
-// it, else float32.
-Float dot_dtype(Float dtype);
+// What dot_columns wants M rows of this dtype as: bfloat16 where it is that and the CPU multiplies
+// it, else float32; and of one row, whose time is that of widening the weights, float32.
+Float dot_dtype(Float dtype, int64_t M);
 
 // Bytes from one row of x to the next: an odd number of cache lines, lest rows fall into a few sets
 // of a cache.

@@ -26,28 +26,31 @@ int64_t part(int64_t n, int64_t most, int64_t step) {
 class Rows {
  public:
   Rows(Float x_dtype, int64_t most, int64_t K)
-      : x_dtype_(x_dtype), K_(K), memory_(most * row_stride(dtype(), K) + kCacheLine) {
+      : x_dtype_(x_dtype),
+        dtype_(dot_dtype(x_dtype, most)),
+        K_(K),
+        memory_(most * row_stride(dtype_, K) + kCacheLine) {
     const auto address = reinterpret_cast<uintptr_t>(memory_.data());
     data_ = memory_.data() + (round_up(address, kCacheLine) - address);
   }
 
   // Takes this many rows from x on.
   void fill(const void* x, int64_t rows) {
-    const int64_t bytes = K_ * green_kernels::bytes(x_dtype_), stride = row_stride(dtype(), K_);
+    const int64_t bytes = K_ * green_kernels::bytes(x_dtype_), stride = row_stride(dtype_, K_);
     const auto* from = static_cast<const char*>(x);
     char* to = data_;
     for (int64_t m = 0; m < rows; ++m, from += bytes, to += stride)
-      if (dtype() == x_dtype_)
+      if (dtype_ == x_dtype_)
         std::memcpy(to, from, bytes);
       else
         widen(from, x_dtype_, K_, reinterpret_cast<float*>(to));
   }
 
-  Float dtype() const { return dot_dtype(x_dtype_); }
+  Float dtype() const { return dtype_; }
   const void* data() const { return data_; }
 
  private:
-  Float x_dtype_;
+  Float x_dtype_, dtype_;
   int64_t K_;
   std::vector<char> memory_;
   char* data_;
