@@ -93,7 +93,7 @@ def _trial(model: nn.Module, recipe: Recipes, where: Where | None):
                 bytes_after=trial.nbytes,
                 caveat=survey.caveat(layer, chosen),
             )
-            del trial
+            del trial  # so that no two stand side by side
             plan.append((names, chosen))
         changes.append(change)
     return changes, plan

@@ -25,7 +25,7 @@ HALVED = tl.constexpr(128 * 128)
 
 
 @triton.jit
-def _place(tile, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
+def place(tile, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
     """The tile's number among those of rows, and among those of columns."""
     tiles_m, tiles_n = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
     return tl.swizzle2d(tile // tiles_n, tile % tiles_n, tiles_m, tiles_n, GROUP_M)
@@ -39,7 +39,7 @@ def _int8_matmul_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):  # fmt: skip
-    tile_m, tile_n = _place(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP_M)
+    tile_m, tile_n = place(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP_M)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
@@ -68,7 +68,7 @@ def _int8_matmul_persistent_kernel(
     count = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
     # Flattened into one loop over the steps of all tiles, so that loads run ahead across tiles.
     for tile in tl.range(tl.program_id(0), count, tl.num_programs(0), flatten=True):
-        tile_m, tile_n = _place(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
+        tile_m, tile_n = place(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
         acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
         for start in range(0, K, BLOCK_K):
             x_tile = x_q.load([tile_m * BLOCK_M, start])  # 0 beyond the edges

@@ -11,6 +11,7 @@ import triton.language as tl
 
 from .epilogue import finish
 from .floats import INTERPRETED, to_float32
+from .int8_matmul import place
 
 # BLOCK_M, BLOCK_N, BLOCK_K, warps, stages, largest first. The stages fill 96 KB of shared memory at
 # the most, since sm_86, sm_89 and sm_120 have 99. Derived from that; no GPU has measured them.
@@ -32,10 +33,7 @@ def _int8_weight_linear_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):  # fmt: skip
-    tiles_m, tiles_n = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
-    tile_m, tile_n = tl.swizzle2d(
-        tl.program_id(0) // tiles_n, tl.program_id(0) % tiles_n, tiles_m, tiles_n, GROUP_M
-    )
+    tile_m, tile_n = place(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP_M)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
